@@ -1,0 +1,135 @@
+"""What every command needs: settings, the opened database, the peer that was meant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from stigmem_replicator.errors import LocalError, Reason, UnknownPeerError, UsageError
+from stigmem_replicator.observe import log
+from stigmem_replicator.settings import Settings, load
+from stigmem_replicator.store import reads
+from stigmem_replicator.store.engine import Database, open_database, reading
+from stigmem_replicator.store.reads import PeerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """The options before the command, as given; settings are read when a command needs them."""
+
+    flags: Mapping[str, object]
+    config_file: Path | None
+    env_file: Path | None
+
+    def settings(self) -> Settings:
+        """Read all settings and set up logging by them.  Raises :class:`LocalError`."""
+        settings = load(
+            self.flags,
+            os.environ,
+            config_file=self.config_file,
+            env_file=self.env_file,
+            cwd=Path.cwd(),
+        )
+        log.configure(settings.log_level, terminal=sys.stderr.isatty())
+        return settings
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Return the settings of this invocation."""
+    invocation: Invocation = context.obj
+    return invocation.settings()
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Database]:
+    """Open the node's database for a command.  Raises :class:`LocalError`."""
+    if settings.storage_backend != "sqlite" or "://" in settings.database:
+        raise LocalError(
+            Reason.DATABASE_UNSUPPORTED,
+            f"the node keeps its data in {_backend(settings)}, which is not supported yet",
+            hint="only a node on SQLite can be pulled for",
+        )
+    if settings.at_rest_encryption == "on":
+        raise LocalError(
+            Reason.DATABASE_UNSUPPORTED,
+            "the node encrypts its database at rest, which cannot be shared",
+            hint="leave the pulling to the node's own loop",
+        )
+    database = open_database(Path(settings.database), timeout_s=settings.database_timeout_s)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _backend(settings: Settings) -> str:
+    if settings.storage_backend != "sqlite":
+        return settings.storage_backend
+    return settings.database.split(":", 1)[0]
+
+
+def all_peers(database: Database) -> list[PeerRow]:
+    """Return the node's peers."""
+    with reading(database) as connection:
+        return reads.peers(connection)
+
+
+def find_peer(peers: Sequence[PeerRow], wanted: str) -> PeerRow:
+    """Return the one peer that ``wanted`` names: an id, node id, URL, or a unique part of one.
+
+    Raises :class:`UnknownPeerError`, naming the candidates when there are several.
+    """
+    exact = [peer for peer in peers if wanted in (peer.id, peer.node_id, peer.node_url)]
+    found = exact or [
+        peer
+        for peer in peers
+        if any(wanted in text for text in (peer.id, peer.node_id, peer.node_url))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        known = ", ".join(peer.node_id for peer in peers) or "none"
+        raise UnknownPeerError(
+            Reason.UNKNOWN_PEER,
+            f"no peer matches {wanted!r}; known: {known}",
+            hint="list them with: stigmem-replicate peers list",
+        )
+    candidates = ", ".join(f"{peer.node_id} at {peer.node_url}" for peer in found)
+    raise UnknownPeerError(
+        Reason.AMBIGUOUS_PEER,
+        f"{wanted!r} matches {len(found)} peers: {candidates}",
+        hint="name more of the one you mean",
+    )
+
+
+def active_peer(peers: Sequence[PeerRow], wanted: str) -> PeerRow:
+    """Return the peer that ``wanted`` names if it may be pulled.
+
+    Raises :class:`UnknownPeerError`.
+    """
+    peer = find_peer(peers, wanted)
+    if peer.status != "active":
+        raise UnknownPeerError(
+            Reason.PEER_NOT_ACTIVE,
+            f"peer {peer.node_id} is {peer.status}, only an active peer is pulled",
+            hint="approve it on the node first",
+        )
+    return peer
+
+
+def confirm(question: str) -> None:
+    """Ask, and go on only on a yes.  Raises :class:`UsageError`."""
+    try:
+        if typer.confirm(question, err=True):
+            return
+    except typer.Abort:
+        print(file=sys.stderr)
+    raise UsageError(
+        Reason.USAGE, "nothing was changed: not confirmed", hint="--yes answers for you"
+    )

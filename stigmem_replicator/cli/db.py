@@ -1,0 +1,50 @@
+"""``db``: the replicator's own tables in the node's database."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stigmem_replicator.cli.context import confirm, opened, settings_of
+from stigmem_replicator.store import migrations
+from stigmem_replicator.store.engine import reading
+from stigmem_replicator.store.own_models import HEAD_REVISION
+
+app = typer.Typer(no_args_is_help=True, help="The replicator's own tables.")
+
+
+@app.command()
+def upgrade(context: typer.Context) -> None:
+    """Create or upgrade the tables (`pull` does so by itself)."""
+    with opened(settings_of(context)) as database:
+        changed = migrations.upgrade(database)
+    print(f"the tables are {'now' if changed else 'already'} at revision {HEAD_REVISION}")
+
+
+@app.command()
+def current(context: typer.Context) -> None:
+    """Say at which revision the tables are."""
+    with opened(settings_of(context)) as database, reading(database) as connection:
+        revision = migrations.current(connection)
+    if revision is None:
+        print(f"there are no tables yet; this version makes revision {HEAD_REVISION}")
+    elif revision == HEAD_REVISION:
+        print(f"{revision} (what this version needs)")
+    else:
+        print(f"{revision} (this version needs {HEAD_REVISION})")
+
+
+@app.command()
+def drop(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove the tables and leave the node as it was; dead letters are lost."""
+    with opened(settings_of(context)) as database:
+        if not yes:
+            confirm(
+                f"Remove the replicator's tables, dead letters included, from {database.path}?"
+            )
+        dropped = migrations.drop(database)
+    print("the tables are removed" if dropped else "there were no tables")

@@ -1,0 +1,276 @@
+"""``pull``: catch up with peers now, show how it goes, say how it went."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+import anyio
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from stigmem_replicator.cli import render
+from stigmem_replicator.cli.context import active_peer, all_peers, opened, settings_of
+from stigmem_replicator.clock import (
+    SystemClock,
+    SystemRandom,
+    system_new_id,
+    system_sleep,
+)
+from stigmem_replicator.engine.identity import load_identity
+from stigmem_replicator.engine.pull import Pull, Surroundings, Wishes
+from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.trust_inputs import TrustBook
+from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.errors import (
+    ExitCode,
+    LocalError,
+    Reason,
+    ReplicatorError,
+    UsageError,
+)
+from stigmem_replicator.settings import Settings
+from stigmem_replicator.store import migrations
+from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store.locks import PeerLocks
+from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.store.records import Holder
+
+LINE_SECONDS: Final = 5.0
+AT_ONCE: Final = 8
+
+RANKED: Final = (
+    ExitCode.UNEXPECTED,
+    ExitCode.CONFIGURATION,
+    ExitCode.BLOCKED,
+    ExitCode.REFUSED,
+    ExitCode.UNREACHABLE,
+    ExitCode.HELD_ELSEWHERE,
+    ExitCode.NO_SUCH_PEER,
+    ExitCode.ENTRIES_REJECTED,
+    ExitCode.DONE,
+)
+"""Exit codes by how much they want an operator, for several peers at once."""
+
+PeerOption = Annotated[
+    str | None,
+    typer.Option("--peer", metavar="X", help="Id, node id, URL or a unique part of one."),
+]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One peer's pull, as it goes and as it ended; seconds by a clock that never steps."""
+
+    peer: PeerRow
+    report: PullReport = field(default_factory=PullReport)
+    began: float = 0.0
+    seconds: float = 0.0
+    error: ReplicatorError | None = None
+    interrupted: bool = True
+
+    def exit_code(self, *, strict: bool) -> ExitCode:
+        """Return the exit code that this outcome alone would have."""
+        if self.error is not None:
+            return self.error.exit_code
+        refused = self.report.counts.rejected or self.report.counts.refused_before
+        return ExitCode.ENTRIES_REJECTED if strict and refused else ExitCode.DONE
+
+
+def pull(
+    context: typer.Context,
+    peer: PeerOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every active peer.")] = False,
+    max_pages: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many pages (exit 0).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Verify everything, write nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 7 when entries were rejected.")
+    ] = False,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Also admit facts older than this node allows.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0.0, metavar="S", help="Seconds to wait for a lock or the peer.")
+    ] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Catch up with a peer now: pull, verify and store what is new, then exit."""
+    if (peer is None) == (not all_):
+        raise UsageError(Reason.USAGE, "pull needs either --peer X or --all")
+    settings = settings_of(context)
+    if settings.trust_mode == "strict":
+        raise LocalError(
+            Reason.TRUST_MODE_UNSUPPORTED,
+            "trust_mode is strict, which is not supported yet",
+            hint="leave the pulling to the node's own loop, or run the node with relaxed",
+        )
+    wishes = Wishes(max_pages=max_pages, dry_run=dry_run, backfill=backfill, patience_s=wait)
+    with opened(settings) as database:
+        peers = all_peers(database)
+        chosen = (
+            [item for item in peers if item.status == "active"]
+            if peer is None
+            else [active_peer(peers, peer)]
+        )
+        outcomes = _pull_all(database, settings, chosen, wishes, one_line=all_)
+    _print_summary(outcomes, wishes, as_json=as_json, one_line=all_)
+    raise typer.Exit(_exit_code(outcomes, strict=strict))
+
+
+def _exit_code(outcomes: Sequence[Outcome], *, strict: bool) -> ExitCode:
+    if any(outcome.interrupted for outcome in outcomes):
+        return ExitCode.INTERRUPTED
+    codes = {outcome.exit_code(strict=strict) for outcome in outcomes}
+    return next((code for code in RANKED if code in codes), ExitCode.DONE)
+
+
+def _pull_all(
+    database: Database,
+    settings: Settings,
+    peers: Sequence[PeerRow],
+    wishes: Wishes,
+    *,
+    one_line: bool,
+) -> list[Outcome]:
+    identity = load_identity(database, settings)
+    trust = TrustBook(database, settings, SystemClock())
+    if wishes.dry_run:
+        with reading(database) as connection:
+            if migrations.current(connection) is not None:
+                migrations.require(connection)
+    else:
+        migrations.upgrade(database)
+    clock = SystemClock()
+    outcomes = [Outcome(peer) for peer in peers]
+    with PeerLocks(database.path) as locks:
+        around = Surroundings(
+            database=database,
+            settings=settings,
+            writer=Writer(database, settings, clock, system_sleep, SystemRandom()),
+            trust=trust,
+            identity=identity,
+            locks=locks,
+            process=Holder(platform.node(), os.getpid(), "pull", clock.now_ms()),
+            clock=clock,
+            sleep=system_sleep,
+            random=SystemRandom(),
+            new_id=system_new_id,
+        )
+        anyio.run(_run, around, outcomes, wishes, one_line)
+    return outcomes
+
+
+async def _run(
+    around: Surroundings, outcomes: Sequence[Outcome], wishes: Wishes, one_line: bool
+) -> None:
+    """Pull all peers side by side; the first SIGINT or SIGTERM ends it in good order."""
+    async with anyio.create_task_group() as background:
+        background.start_soon(_show_progress, outcomes, around.clock)
+        background.start_soon(_cancel_on_signal, background.cancel_scope)
+        places = anyio.CapacityLimiter(AT_ONCE)
+        async with anyio.create_task_group() as pulls:
+            for outcome in outcomes:
+                pulls.start_soon(_pull_one, outcome, wishes, around, places)
+        background.cancel_scope.cancel()
+
+
+async def _pull_one(
+    outcome: Outcome, wishes: Wishes, around: Surroundings, places: anyio.CapacityLimiter
+) -> None:
+    async with places:
+        outcome.began = around.clock.monotonic()
+        pulling = Pull(
+            outcome.peer,
+            wishes,
+            around,
+            outcome.report,
+            on_page=lambda _report: None,
+            tell=lambda words: print(words, file=sys.stderr),
+        )
+        try:
+            await pulling.run()
+        except ReplicatorError as error:
+            outcome.error = error
+        finally:
+            outcome.seconds = around.clock.monotonic() - outcome.began
+        outcome.interrupted = False
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            break
+    # From here on a second signal stops the process at once, which is safe too.
+    scope.cancel()
+
+
+async def _show_progress(outcomes: Sequence[Outcome], clock: SystemClock) -> None:
+    """Keep a live line on a terminal, or print a line every five seconds."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        while True:
+            await anyio.sleep(LINE_SECONDS)
+            for outcome in outcomes:
+                if outcome.began and not outcome.seconds:
+                    print(_progress_line(outcome, clock), file=sys.stderr)
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        while True:
+            lines = [_progress_line(item, clock) for item in outcomes if item.began]
+            live.update(Text("\n".join(lines)))
+            await anyio.sleep(0.125)
+
+
+def _progress_line(outcome: Outcome, clock: SystemClock) -> str:
+    seconds = outcome.seconds or clock.monotonic() - outcome.began
+    return f"{outcome.peer.node_id}: {render.progress(outcome.report, seconds)}"
+
+
+def _print_summary(
+    outcomes: Sequence[Outcome], wishes: Wishes, *, as_json: bool, one_line: bool
+) -> None:
+    if as_json:
+        documents = [
+            render.pull_document(
+                item.peer,
+                item.report,
+                item.seconds,
+                item.error,
+                dry_run=wishes.dry_run,
+                interrupted=item.interrupted,
+            )
+            for item in outcomes
+        ]
+        print(render.document(documents if one_line else documents[0]))
+    elif one_line:
+        if not outcomes:
+            print("this node has no active peers")
+        for item in outcomes:
+            end = "interrupted" if item.interrupted else "done"
+            end = f"stopped: {item.error.reason}" if item.error else end
+            print(f"{item.peer.node_id}: {end}; {render.progress(item.report, item.seconds)}")
+    else:
+        for item in outcomes:
+            print(
+                render.pull_summary(
+                    item.peer,
+                    item.report,
+                    item.seconds,
+                    item.error,
+                    dry_run=wishes.dry_run,
+                    interrupted=item.interrupted,
+                )
+            )
+    for item in outcomes:
+        if item.error is not None:
+            print(render.failure(item.error), file=sys.stderr)

@@ -1,0 +1,164 @@
+"""The only place that makes text for people: tables, times, numbers, failures, summaries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.errors import Reason, ReplicatorError
+from stigmem_replicator.store.reads import PeerRow
+
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3_600
+_DAY_S: Final = 86_400
+_SHORT_CELL: Final = 60
+
+
+def document(value: object) -> str:
+    """Return a value as JSON for machines."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under headings, aligned; the last column is not padded."""
+    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
+    return "\n".join(
+        "  ".join(
+            cell if i == len(widths) - 1 else cell.ljust(widths[i]) for i, cell in enumerate(row)
+        ).rstrip()
+        for row in (headings, *rows)
+    )
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names and values, one a line."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def moment(at_ms: int | None) -> str:
+    """Return a time as ISO 8601 in UTC to the second, ``never`` for none."""
+    if at_ms is None:
+        return "never"
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def age(at_ms: int | None, now_ms: int) -> str:
+    """Return how long ago a time is, roughly."""
+    if at_ms is None:
+        return "never"
+    return f"{span((now_ms - at_ms) / 1000)} ago"
+
+
+def span(seconds: float) -> str:
+    """Return a duration, roughly."""
+    seconds = max(0.0, seconds)
+    for unit, size in (("d", _DAY_S), ("h", _HOUR_S), ("min", _MINUTE_S)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def failure(error: ReplicatorError) -> str:
+    """Return a failure as the one line of standard error."""
+    hint = f"; {error.hint}" if error.hint else ""
+    return " ".join(f"stigmem-replicate: {error.message} ({error.reason}){hint}".split())
+
+
+def reasons(counts: Mapping[Reason, int]) -> str:
+    """Return reasons with their counts, the commonest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count}" for reason, count in ordered)
+
+
+def progress(report: PullReport, seconds: float) -> str:
+    """Return a running pull in one line."""
+    counts = report.counts
+    return (
+        f"{report.pages} pages, {counts.admitted} new, {counts.duplicates} duplicates, "
+        f"{sum(counts.rejected.values())} rejected, {_rate(counts.admitted, seconds)}"
+    )
+
+
+def _rate(entries: int, seconds: float) -> str:
+    return f"{entries / max(seconds, 0.001):.0f} new/s"
+
+
+def pull_summary(
+    peer: PeerRow,
+    report: PullReport,
+    seconds: float,
+    error: ReplicatorError | None,
+    *,
+    dry_run: bool,
+    interrupted: bool,
+) -> str:
+    """Return what a pull of one peer did, for a person."""
+    counts = report.counts
+    verb = "would add" if dry_run else "added"
+    if error is not None:
+        end = f"stopped: {error.reason}"
+    elif interrupted:
+        end = "interrupted"
+    elif report.caught_up_ms is None:
+        end = "stopped as asked, more remains"
+    else:
+        end = "caught up"
+    rows = [
+        ("peer", f"{peer.node_id} at {peer.node_url}"),
+        ("end", f"{end} after {seconds:.1f} s"),
+        ("pages", str(report.pages)),
+        (verb, f"{counts.admitted} new facts ({_rate(counts.admitted, seconds)})"),
+        ("duplicates", str(counts.duplicates)),
+        ("rejected", reasons(counts.rejected) or "0"),
+    ]
+    if counts.refused_before:
+        rows.append(("refused before", reasons(counts.refused_before)))
+    if counts.conflicts:
+        rows.append(("conflicts", str(counts.conflicts)))
+    if counts.conflicts_capped:
+        rows.append(
+            ("conflicts left out", f"{counts.conflicts_capped} (max_conflicts_per_fact)")
+        )
+    if report.moved_elsewhere:
+        rows.append(("cursor changed", f"{report.moved_elsewhere} times by somebody else"))
+    rows.append(("cursor", report.cursor or "at the beginning"))
+    if counts.rejected or counts.refused_before:
+        rows.append(("see", f"stigmem-replicate dead-letters list --peer {peer.node_id}"))
+    return pairs(rows)
+
+
+def pull_document(
+    peer: PeerRow,
+    report: PullReport,
+    seconds: float,
+    error: ReplicatorError | None,
+    *,
+    dry_run: bool,
+    interrupted: bool,
+) -> dict[str, object]:
+    """Return what a pull of one peer did, for machines."""
+    counts = report.counts
+    return {
+        "peer": peer.node_id,
+        "url": peer.node_url,
+        "caught_up": report.caught_up_ms is not None and error is None,
+        "dry_run": dry_run,
+        "interrupted": interrupted,
+        "seconds": round(seconds, 3),
+        "pages": report.pages,
+        "new": counts.admitted,
+        "duplicates": counts.duplicates,
+        "rejected": dict(counts.rejected),
+        "refused_before": dict(counts.refused_before),
+        "conflicts": counts.conflicts,
+        "conflicts_left_out": counts.conflicts_capped,
+        "cursor_before": report.cursor_before,
+        "cursor": report.cursor,
+        "error": None
+        if error is None
+        else {"reason": error.reason, "message": error.message, "hint": error.hint},
+    }

@@ -1,0 +1,1 @@
+"""Pulling, as tasks: the only concurrency."""

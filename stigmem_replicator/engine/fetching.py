@@ -1,0 +1,89 @@
+"""Asking a peer for one page: the token, the request, the decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import anyio.to_thread
+
+from stigmem_replicator.clock import Clock, NewId
+from stigmem_replicator.engine.identity import Identity
+from stigmem_replicator.errors import PeerBlockedError, Reason, TransientPeerError
+from stigmem_replicator.protocol import envelope, token
+from stigmem_replicator.protocol.envelope import Page, PageError
+from stigmem_replicator.replication.session import Answer, Fetch
+from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.transport.client import HttpAnswer, PeerClient
+
+FACTS_PATH: Final = "/v1/federation/facts"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One page and what paging must know of it."""
+
+    page: Page
+    answer: Answer
+
+
+class FactSource:
+    """A peer's stream of facts, page by page."""
+
+    def __init__(
+        self, client: PeerClient, peer: PeerRow, identity: Identity, clock: Clock, new_id: NewId
+    ) -> None:
+        self._client = client
+        self._peer = peer
+        self._identity = identity
+        self._clock = clock
+        self._new_id = new_id
+
+    async def page(self, fetch: Fetch) -> Fetched:
+        """Ask for one page.
+
+        Raises what :meth:`PeerClient.get` raises, :class:`TransientPeerError` with
+        ``malformed_page`` and :class:`PeerBlockedError` with ``wrong_dialect``.
+        """
+        query = {"limit": str(fetch.limit)}
+        if fetch.cursor is not None:
+            query["cursor"] = fetch.cursor
+        # A nonce is good for one request, so each gets a token of its own.
+        minted = token.mint(
+            self._identity.key,
+            issuer=self._identity.node_id,
+            audience=self._peer.node_id,
+            scopes=sorted(self._peer.scopes),
+            nonce=self._new_id(),
+            now_ms=self._clock.now_ms(),
+            lifetime_ms=self._identity.token_lifetime_ms,
+        )
+        got = await self._client.get(FACTS_PATH, query=query, token=minted)
+        page = await anyio.to_thread.run_sync(self._decode, got, fetch.limit)
+        answer = Answer(
+            cursor=page.cursor,
+            has_more=page.has_more,
+            hlcs=tuple(envelope.raw_hlc(raw) for raw in page.entries),
+            date_ms=got.date_ms,
+            sent_at_ms=got.sent_at_ms,
+            duration_ms=got.duration_ms,
+        )
+        return Fetched(page, answer)
+
+    def _decode(self, got: HttpAnswer, limit: int) -> Page:
+        try:
+            page = envelope.decode_page(got.body)
+        except PageError as error:
+            message = f"peer {self._peer.node_id} sent no usable page: {error}"
+            if error.reason is Reason.WRONG_DIALECT:
+                raise PeerBlockedError(
+                    error.reason, message, hint="both nodes must run 0.9.0a11 or later"
+                ) from error
+            raise TransientPeerError(error.reason, message) from error
+        if len(page.entries) > limit:
+            message = (
+                f"peer {self._peer.node_id} sent no usable page: "
+                f"{len(page.entries)} entries, {limit} were asked for"
+            )
+            raise TransientPeerError(Reason.MALFORMED_PAGE, message)
+        return page

@@ -1,0 +1,148 @@
+"""One page inspected: decoded, known entries set aside, the rest judged.
+
+Runs in a worker thread: the lookups and the signature checks block.  The checks themselves are
+in ``trust.facts``; here is what they are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from stigmem_replicator.errors import Reason
+from stigmem_replicator.protocol import envelope
+from stigmem_replicator.protocol.envelope import Entry, MalformedEntry
+from stigmem_replicator.replication.plan import Judged, RefusedBefore
+from stigmem_replicator.store import reads
+from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store.reads import KnownLetter
+from stigmem_replicator.trust.facts import (
+    JUDGEMENT_VERSION,
+    Admit,
+    BlockPeer,
+    FactPolicy,
+    KnownFact,
+    Reject,
+    Verdict,
+    judge,
+)
+
+TOUCH_AFTER_MS: Final = 3_600_000
+"""A dead letter that is seen again is counted in its row at most once an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The verdicts on a page's entries, in order.
+
+    ``generation`` names what they were judged by, ``open_letters`` are the ids that have a dead
+    letter, ``blocked`` says why the peer as a whole cannot be admitted, and ``verified`` counts
+    the entries that passed.
+    """
+
+    generation: str
+    judged: tuple[Judged, ...]
+    open_letters: frozenset[str]
+    blocked: BlockPeer | None
+    verified: int
+
+    def count(self, reason: Reason) -> int:
+        """Return how many entries were rejected for ``reason``."""
+        return sum(
+            isinstance(item.verdict, Reject) and item.verdict.reason is reason
+            for item in self.judged
+        )
+
+
+def generation(policy: FactPolicy) -> str:
+    """Return a name for everything that a verdict depends on beside the entry.
+
+    A dead letter made under another generation is judged again.
+    """
+    tenants = policy.tenants
+    facts = [
+        JUDGEMENT_VERSION,
+        sorted(policy.keys),
+        sorted(policy.scopes),
+        sorted(tenants.tenant_map.items()),
+        tenants.ingest_tenant,
+        tenants.hosts_tenants,
+        tenants.plugin_active,
+        policy.relay_enabled,
+        policy.relay_trusted,
+        policy.future_skew_ms,
+        policy.past_skew_ms,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def inspect(  # noqa: PLR0913 - a page and what it is judged by
+    database: Database,
+    node_id: str,
+    stream: str,
+    entries: Sequence[object],
+    policy: FactPolicy,
+    now_ms: int,
+) -> Inspected:
+    """Judge the raw entries of one page.  Raises ``LocalError`` when a lookup fails."""
+    decoded = [envelope.decode_entry(raw) for raw in entries]
+    ids = [_identify(raw, item) for raw, item in zip(entries, decoded, strict=True)]
+    with reading(database) as connection:
+        known = reads.known_facts(connection, set(ids))
+        letters = reads.known_letters(connection, node_id, stream, set(ids))
+    before = generation(policy)
+    judged: list[Judged] = []
+    verified = 0
+    for raw, item, entry_id in zip(entries, decoded, ids, strict=True):
+        letter = _same_letter(letters.get(entry_id), before, raw)
+        # Time alone mends a skew, so such an entry is judged each time it is served.
+        if letter is not None and letter.reason != Reason.HLC_SKEW:
+            judged.append(Judged(entry_id, _refused_before(letter, now_ms)))
+            continue
+        verdict = _judge(item, policy, known.get(entry_id), now_ms)
+        if isinstance(verdict, BlockPeer):
+            return Inspected(before, tuple(judged), frozenset(), verdict, verified)
+        if isinstance(verdict, Reject) and letter and letter.reason == verdict.reason:
+            judged.append(Judged(entry_id, _refused_before(letter, now_ms)))
+            continue
+        if isinstance(verdict, Reject):
+            payload = envelope.payload(raw)
+            judged.append(Judged(entry_id, verdict, payload, envelope.payload_hash(payload)))
+            continue
+        if isinstance(verdict, Admit):
+            verified += 1
+            fact = verdict.entry.fact
+            # The same id again on this page is judged against what the page brought first.
+            known[entry_id] = KnownFact(fact.cid, fact.valid_until)
+        judged.append(Judged(entry_id, verdict))
+    return Inspected(before, tuple(judged), frozenset(letters), None, verified)
+
+
+def _identify(raw: object, item: Entry | MalformedEntry) -> str:
+    if isinstance(item, Entry):
+        return item.fact.id
+    return envelope.entry_id(raw)
+
+
+def _judge(
+    item: Entry | MalformedEntry, policy: FactPolicy, known: KnownFact | None, now_ms: int
+) -> Verdict:
+    if isinstance(item, MalformedEntry):
+        return Reject(item.reason, item.detail)
+    return judge(item, policy, known, now_ms)
+
+
+def _same_letter(letter: KnownLetter | None, before: str, raw: object) -> KnownLetter | None:
+    """Return the letter if this very entry was refused under the same policy and keys."""
+    if letter is None or letter.status == "resolved" or letter.generation != before:
+        return None
+    same = letter.payload_hash == envelope.payload_hash(envelope.payload(raw))
+    return letter if same else None
+
+
+def _refused_before(letter: KnownLetter, now_ms: int) -> RefusedBefore:
+    touch = now_ms - letter.last_seen_at_ms >= TOUCH_AFTER_MS
+    return RefusedBefore(Reason(letter.reason), touch)

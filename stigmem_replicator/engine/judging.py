@@ -1,0 +1,145 @@
+"""Judging a peer's pages: under which policy, and when a page blocks the whole peer.
+
+The policy is looked up for every page, so that a change an operator makes is seen; bad
+signatures lead to one look at the sender's manifest before they count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio.to_thread
+
+from stigmem_replicator.clock import Clock
+from stigmem_replicator.engine.inspection import Inspected, inspect
+from stigmem_replicator.engine.manifests import SenderKeys
+from stigmem_replicator.engine.trust_inputs import TrustBook
+from stigmem_replicator.errors import PeerBlockedError, Reason
+from stigmem_replicator.replication.pacing import RejectWindow
+from stigmem_replicator.settings import Settings
+from stigmem_replicator.store import reads
+from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.trust.facts import Admit, FactPolicy, Reject
+
+_HINTS: Final = {
+    Reason.TENANT_POLICY_UNSAFE: "set the peer's ingest_tenant or its tenant map on the node",
+}
+
+
+class Judge:
+    """Judges the pages of one peer, in order."""
+
+    def __init__(  # noqa: PLR0913 - what it looks things up with
+        self,
+        database: Database,
+        peer: PeerRow,
+        stream: str,
+        settings: Settings,
+        keys: SenderKeys,
+        trust: TrustBook,
+        clock: Clock,
+        *,
+        backfill: bool,
+    ) -> None:
+        self._database = database
+        self._peer = peer
+        self._stream = stream
+        self._settings = settings
+        self._keys = keys
+        self._trust = trust
+        self._clock = clock
+        self._backfill = backfill
+        self._window = RejectWindow(
+            run=settings.reject_burst_run, percent=settings.reject_burst_percent
+        )
+
+    async def page(self, entries: Sequence[object], *, first: bool) -> Inspected:
+        """Judge one page; ``first`` says that it is the stream's very first.
+
+        Raises :class:`PeerBlockedError` when going on needs an operator; then nothing of this
+        page may be written.
+        """
+        inspected = await self.again(entries)
+        self._check_burst(inspected)
+        if first:
+            self._check_history(inspected)
+        return inspected
+
+    async def again(self, entries: Sequence[object]) -> Inspected:
+        """Judge entries against what the database holds now, without counting them again."""
+        keys = await self._keys.current()
+        inspected = await anyio.to_thread.run_sync(self._inspect, entries, keys)
+        if inspected.count(Reason.ORIGIN_SIG_INVALID):
+            newer = await self._keys.after_bad_signatures(none_verified=not inspected.verified)
+            if newer is not None:
+                inspected = await anyio.to_thread.run_sync(self._inspect, entries, newer)
+        if inspected.blocked is not None:
+            raise PeerBlockedError(
+                inspected.blocked.reason,
+                f"nothing from peer {self._peer.node_id} can be admitted: "
+                f"{inspected.blocked.detail}",
+                hint=_HINTS.get(inspected.blocked.reason, ""),
+            )
+        return inspected
+
+    def _inspect(self, entries: Sequence[object], keys: frozenset[str]) -> Inspected:
+        policy = self.policy(keys)
+        return inspect(
+            self._database,
+            self._peer.node_id,
+            self._stream,
+            entries,
+            policy,
+            self._clock.now_ms(),
+        )
+
+    def policy(self, keys: frozenset[str]) -> FactPolicy:
+        """Look up what this peer's facts are judged by.  Blocks: call it in a thread."""
+        settings = self._settings
+        with reading(self._database) as connection:
+            tenants = reads.tenant_policy(
+                connection, self._peer, plugin_active=settings.multi_tenant
+            )
+        return FactPolicy(
+            sender_node_id=self._peer.node_id,
+            keys=keys,
+            scopes=self._peer.scopes,
+            tenants=tenants,
+            relay_enabled=settings.relay_enabled,
+            relay_trusted=self._peer.relay_trusted,
+            future_skew_ms=settings.hlc_max_future_skew_s * 1000,
+            past_skew_ms=0 if self._backfill else settings.hlc_max_past_skew_s * 1000,
+            trust=self._trust.scorer(),
+        )
+
+    def _check_burst(self, inspected: Inspected) -> None:
+        for item in inspected.judged:
+            if isinstance(item.verdict, Admit):
+                self._window.add(None)
+            elif isinstance(item.verdict, Reject) and self._window.add(item.verdict.reason):
+                raise PeerBlockedError(
+                    Reason.REJECT_BURST,
+                    f"too many entries of peer {self._peer.node_id} are refused, most for "
+                    f"{self._window.commonest()} (last: {item.verdict.detail})",
+                    hint="the cursor stays; to dead-letter them all, set reject_burst_run and "
+                    "reject_burst_percent to 0",
+                )
+
+    def _check_history(self, inspected: Inspected) -> None:
+        new = [item.verdict for item in inspected.judged if isinstance(item.verdict, Admit | Reject)]
+        if new and all(
+            isinstance(verdict, Reject)
+            and verdict.reason is Reason.HLC_SKEW
+            and verdict.facts.get("direction") == "past"
+            for verdict in new
+        ):
+            days = self._settings.hlc_max_past_skew_s // 86_400
+            raise PeerBlockedError(
+                Reason.HISTORY_TOO_OLD,
+                f"the history of peer {self._peer.node_id} begins more than {days} days ago, "
+                "which this node does not admit",
+                hint="to take it in, run: stigmem-replicate pull --backfill "
+                f"--peer {self._peer.node_id}",
+            )

@@ -1,0 +1,185 @@
+"""The sender's manifest: which keys it signs with now, and when it is fetched anew.
+
+The stored manifest is used while it verifies and has not expired.  A newer one is asked for
+daily, before the stored one expires, and at once when the sender's signatures fail; it replaces
+the stored one only when a signed chain of rotations leads to it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+
+from stigmem_replicator.clock import Clock, NewId
+from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
+from stigmem_replicator.observe.log import logger, printable
+from stigmem_replicator.protocol.signatures import fingerprint
+from stigmem_replicator.settings import Settings
+from stigmem_replicator.store import reads, records
+from stigmem_replicator.store.engine import Database, reading, writing
+from stigmem_replicator.store.reads import PeerRow, StoredManifest
+from stigmem_replicator.transport.client import Limits, PeerClient
+from stigmem_replicator.trust.keys import (
+    Manifest,
+    ManifestError,
+    follows,
+    parse_manifest,
+    parse_time,
+    signing_keys,
+)
+
+PATH: Final = "/.well-known/stigmem-manifest.json"
+ANSWER_SECONDS: Final = 10.0
+BODY_BYTES: Final = 1 << 20
+RETRY_SECONDS: Final = 60.0
+"""A manifest is fetched for failed signatures at most this often."""
+
+
+class SenderKeys:
+    """The keys of one directly connected peer."""
+
+    def __init__(  # noqa: PLR0913 - what it looks things up with
+        self,
+        database: Database,
+        peer: PeerRow,
+        settings: Settings,
+        clock: Clock,
+        new_id: NewId,
+        *,
+        read_only: bool,
+    ) -> None:
+        self._database = database
+        self._peer = peer
+        self._settings = settings
+        self._clock = clock
+        self._new_id = new_id
+        self._read_only = read_only
+        self._refreshed_at: float | None = None
+        self._manifest: Manifest | None = None
+        self._log = logger(peer=peer.node_id)
+
+    async def current(self) -> frozenset[str]:
+        """Return the keys the peer may sign with now, its manifest fetched anew when it is due.
+
+        Raises :class:`PeerBlockedError` with ``origin_unresolvable`` when there are none.
+        """
+        stored, manifest = await self._load()
+        now = self._now()
+        due = timedelta(seconds=self._settings.manifest_refresh_s)
+        updated = parse_time(stored.updated_at)
+        if updated is None or now - updated >= due or manifest.expired(now + due):
+            try:
+                manifest = await self._refresh(stored, manifest)
+            except (ReplicatorError, ManifestError) as error:
+                self._log.warning("federation.manifest.refresh_failed", detail=str(error))
+        if manifest.expired(now):
+            raise self._unresolvable(f"its manifest expired at {manifest.expires_at}")
+        return self._keys(manifest)
+
+    async def after_bad_signatures(self, *, none_verified: bool) -> frozenset[str] | None:
+        """Look for a newer manifest because signatures did not verify.
+
+        Returns the new keys, or None when there are none and the entries themselves are bad.
+        Raises :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which
+        no chain leads, or when nothing verified and its manifest cannot be had.
+        """
+        monotonic = self._clock.monotonic()
+        if self._refreshed_at is not None and monotonic - self._refreshed_at < RETRY_SECONDS:
+            return None
+        stored, manifest = await self._load()
+        before = self._keys(manifest)
+        try:
+            manifest = await self._refresh(stored, manifest)
+        except ManifestError as error:
+            raise self._key_changed(f"its manifest is refused: {error}", before) from error
+        except ReplicatorError as error:
+            if none_verified:
+                raise self._key_changed(f"its manifest cannot be had: {error}", before) from error
+            return None
+        after = self._keys(manifest)
+        return after if after != before else None
+
+    async def _load(self) -> tuple[StoredManifest, Manifest]:
+        stored = await anyio.to_thread.run_sync(self._read)
+        if self._manifest is not None and self._read_only:
+            return stored, self._manifest
+        try:
+            manifest = parse_manifest(json.loads(stored.document))
+            manifest.verify()
+        except (ValueError, ManifestError) as error:
+            raise self._unresolvable(f"its stored manifest is bad: {error}") from error
+        return stored, manifest
+
+    def _read(self) -> StoredManifest:
+        if self._peer.entity_uri is None:
+            raise self._unresolvable("no organisation is bound to it (peers.entity_uri is empty)")
+        with reading(self._database) as connection:
+            stored = reads.manifest(connection, self._peer.entity_uri)
+        if stored is None:
+            raise self._unresolvable(f"no manifest of {self._peer.entity_uri} is stored")
+        return stored
+
+    async def _refresh(self, stored: StoredManifest, before: Manifest) -> Manifest:
+        """Fetch, verify and store the manifest; raises on any failure."""
+        self._refreshed_at = self._clock.monotonic()
+        manifest = await self._fetch(before.entity_uri)
+        manifest.verify()
+        follows(manifest, before)
+        if manifest.expired(self._now()):
+            raise ManifestError(f"it expired at {manifest.expires_at}")
+        if self._read_only:
+            self._manifest = manifest
+        else:
+            await anyio.to_thread.run_sync(self._store, manifest, stored)
+        if manifest.key_id != before.key_id:
+            self._log.info("federation.manifest.rotated", key_id=manifest.key_id)
+        return manifest
+
+    async def _fetch(self, entity_uri: str) -> Manifest:
+        parts = urlsplit(entity_uri)
+        limits = Limits(
+            connect_s=min(self._settings.connect_timeout_s, ANSWER_SECONDS),
+            read_s=min(self._settings.read_timeout_s, ANSWER_SECONDS),
+            answer_s=ANSWER_SECONDS,
+            body_bytes=BODY_BYTES,
+            retry_after_cap_s=float(self._settings.retry_after_cap_s),
+        )
+        async with PeerClient(f"{parts.scheme}://{parts.netloc}", limits, self._clock) as client:
+            answer = await client.get(PATH)
+        try:
+            return parse_manifest(json.loads(answer.body))
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"it does not read: {printable(str(error))}") from error
+
+    def _store(self, manifest: Manifest, stored: StoredManifest) -> None:
+        with writing(self._database) as connection:
+            records.store_manifest(
+                connection, self._peer, manifest, stored, self._clock, self._new_id
+            )
+
+    def _keys(self, manifest: Manifest) -> frozenset[str]:
+        grace = timedelta(hours=self._settings.key_rotation_grace_hours)
+        return signing_keys(manifest, self._now(), grace)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+
+    def _unresolvable(self, why: str) -> PeerBlockedError:
+        return PeerBlockedError(
+            Reason.ORIGIN_UNRESOLVABLE,
+            f"the keys of peer {self._peer.node_id} cannot be told: {why}",
+            hint="the peer publishes its manifest; then approve it again with trust_mode not off",
+        )
+
+    def _key_changed(self, why: str, before: frozenset[str]) -> PeerBlockedError:
+        known = ", ".join(sorted(fingerprint(key)[:23] for key in before))
+        return PeerBlockedError(
+            Reason.KEY_CHANGED,
+            f"peer {self._peer.node_id} no longer signs with a key that this node accepted: {why}",
+            hint=f"accepted: {known}…; ask the peer's operator whether its key changed, "
+            "and approve the peer again if it did",
+        )

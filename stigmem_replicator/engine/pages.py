@@ -1,0 +1,213 @@
+"""Writing one peer's pages: planned, committed, and planned again when an assumption fell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio.to_thread
+
+from stigmem_replicator.clock import Clock, NewId
+from stigmem_replicator.engine.inspection import Inspected
+from stigmem_replicator.engine.judging import Judge
+from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.errors import LocalError, PeerBlockedError, Reason
+from stigmem_replicator.replication.plan import (
+    Batch,
+    ConflictKey,
+    Counts,
+    PageContext,
+    RefusedBefore,
+    Siblings,
+    conflict_key,
+    plan_batch,
+)
+from stigmem_replicator.replication.session import Progress
+from stigmem_replicator.settings import Settings
+from stigmem_replicator.store import reads, records
+from stigmem_replicator.store.apply import BatchWrite, Committed, Fallen, NotWritten
+from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
+
+PLANS_MAX: Final = 1000
+"""How often the batches of one page may be planned again before something is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was committed of a page.
+
+    ``cursor_moved`` says that somebody else changed the cursor row, to ``cursor``; otherwise the
+    page is committed whole.
+    """
+
+    counts: Counts
+    cursor_moved: bool = False
+    cursor: str | None = None
+
+
+class PageWriter:
+    """Writes one peer's pages in order, each whole or as batches in order."""
+
+    def __init__(  # noqa: PLR0913 - what it plans and writes with
+        self,
+        database: Database,
+        peer: PeerRow,
+        stream: str,
+        settings: Settings,
+        writer: Writer,
+        judge: Judge,
+        clock: Clock,
+        new_id: NewId,
+        *,
+        row: CursorRow | None,
+        commit_number: int,
+    ) -> None:
+        self._database = database
+        self._peer = peer
+        self._stream = stream
+        self._settings = settings
+        self._writer = writer
+        self._judge = judge
+        self._clock = clock
+        self._new_id = new_id
+        self._row = row
+        self._commit_number = commit_number
+
+    async def write(
+        self, entries: Sequence[object], inspected: Inspected, progress: Progress
+    ) -> Written:
+        """Write one page.
+
+        Raises :class:`PeerBlockedError` with ``dead_letters_full``, ``LocalError`` when the
+        database fails, and ``UnknownPeerError`` when the peer is no longer active.
+        """
+        await self._check_letters(inspected)
+        total, done = Counts(), 0
+        siblings: dict[ConflictKey, Siblings] | None = None
+        for _attempt in range(PLANS_MAX):
+            if siblings is None:
+                siblings = await anyio.to_thread.run_sync(self._siblings, inspected, done)
+            batch = plan_batch(
+                inspected.judged[done:],
+                siblings,
+                inspected.open_letters,
+                self._context(inspected.generation),
+                self._writer.row_budget,
+            )
+            last = done + batch.entries == len(inspected.judged)
+            if last and not batch.rows() and not progress.moved:
+                return Written(total + batch.counts)
+            outcome = await self._commit(batch, progress if last else None)
+            if isinstance(outcome, Committed):
+                self._row, self._commit_number = outcome.row, outcome.commit_number
+                total, done, siblings = total + batch.counts, done + batch.entries, batch.standing
+                if last:
+                    return Written(total)
+                continue
+            siblings = None
+            if outcome.fallen is Fallen.CURSOR:
+                return await self._cursor_moved(outcome.row, total)
+            if outcome.fallen is Fallen.FACTS:
+                entries, done = entries[done:], 0
+                inspected = await self._judge.again(entries)
+        raise LocalError(
+            Reason.DATABASE_FAILED,
+            f"a page of peer {self._peer.node_id} was planned {PLANS_MAX} times and never fitted",
+            hint="another process writes without end; run the command again when it has stopped",
+        )
+
+    async def _commit(self, batch: Batch, progress: Progress | None) -> Committed | NotWritten:
+        return await self._writer.commit(
+            BatchWrite(
+                peer=self._peer,
+                stream=self._stream,
+                row=self._row,
+                commit_number=self._commit_number,
+                batch=batch,
+                progress=progress,
+            )
+        )
+
+    async def _cursor_moved(self, row: CursorRow | None, counts: Counts) -> Written:
+        before, self._row = self._row, row
+        cursor = row.cursor if row is not None else None
+        detail = {"before": before.cursor if before else None, "after": cursor}
+        await self._writer.run(
+            records.note,
+            self._peer.node_id,
+            records.CURSOR_MOVED,
+            records.REPLICATOR,
+            detail,
+            self._clock,
+        )
+        return Written(counts, cursor_moved=True, cursor=cursor)
+
+    async def _check_letters(self, inspected: Inspected) -> None:
+        new = sum(isinstance(item.verdict, Reject) for item in inspected.judged)
+        if not new:
+            return
+        kept = await anyio.to_thread.run_sync(self._letter_count)
+        if kept + new > self._settings.dead_letter_rows_max:
+            raise PeerBlockedError(
+                Reason.DEAD_LETTERS_FULL,
+                f"peer {self._peer.node_id} has {kept} dead letters, as many as are kept",
+                hint="look at them with `dead-letters list`, then raise dead_letter_rows_max",
+            )
+
+    def _letter_count(self) -> int:
+        with reading(self._database) as connection:
+            return reads.letter_count(connection, self._peer.node_id)
+
+    def _siblings(self, inspected: Inspected, done: int) -> dict[ConflictKey, Siblings]:
+        keys = {
+            key
+            for item in inspected.judged[done:]
+            if isinstance(item.verdict, Admit) and (key := conflict_key(item.verdict)) is not None
+        }
+        with reading(self._database) as connection:
+            return reads.siblings(connection, keys, self._settings.max_conflicts_per_fact)
+
+    def _context(self, generation: str) -> PageContext:
+        return PageContext(
+            peer_id=self._peer.id,
+            sender_node_id=self._peer.node_id,
+            stream=self._stream,
+            generation=generation,
+            now_iso=self._clock.now_iso(),
+            now_ms=self._clock.now_ms(),
+            max_conflicts=self._settings.max_conflicts_per_fact,
+            new_id=self._new_id,
+        )
+
+
+class DryRun:
+    """Takes the place of a :class:`PageWriter` and writes nothing."""
+
+    def __init__(self) -> None:
+        self._last_page: frozenset[str] = frozenset()
+
+    async def write(
+        self, _entries: Sequence[object], inspected: Inspected, _progress: Progress
+    ) -> Written:
+        """Count what a page would bring.
+
+        Pages overlap by entries of one HLC at most, so what the page before brought is known.
+        """
+        counts = Counts()
+        admitted = set()
+        for item in inspected.judged:
+            match item.verdict:
+                case Admit() if item.entry_id not in self._last_page:
+                    admitted.add(item.entry_id)
+                    counts += Counts(admitted=1)
+                case Admit() | Duplicate():
+                    counts += Counts(duplicates=1)
+                case Reject(reason=reason):
+                    counts += Counts(rejected={reason: 1})
+                case RefusedBefore(reason=reason):
+                    counts += Counts(refused_before={reason: 1})
+        self._last_page = frozenset(admitted)
+        return Written(counts)

@@ -1,0 +1,23 @@
+"""What a pull has done so far, as numbers for the one who watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stigmem_replicator.replication.plan import Counts
+
+
+@dataclass(slots=True)
+class PullReport:
+    """Running totals of one peer's pull.
+
+    ``caught_up_ms`` is when the answer was asked for that said there is no more, None while
+    there is.  ``moved_elsewhere`` counts changes of the cursor row by somebody else.
+    """
+
+    cursor_before: str | None = None
+    cursor: str | None = None
+    pages: int = 0
+    counts: Counts = field(default_factory=Counts)
+    caught_up_ms: int | None = None
+    moved_elsewhere: int = 0

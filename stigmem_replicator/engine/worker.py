@@ -1,0 +1,193 @@
+"""One peer's pages, pumped: session to transport to store, and back.
+
+Three tasks in a row, so that the next page is fetched and verified while the one before is
+written.  What to fetch, what a page means and what it writes is decided in the pure modules;
+the worker holds no policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from stigmem_replicator.engine.fetching import Fetched, FactSource
+from stigmem_replicator.engine.inspection import Inspected
+from stigmem_replicator.engine.judging import Judge
+from stigmem_replicator.engine.pages import DryRun, PageWriter
+from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.errors import (
+    PeerBlockedError,
+    Reason,
+    ReplicatorError,
+    TransientPeerError,
+)
+from stigmem_replicator.replication.session import (
+    Action,
+    AwaitCommit,
+    CaughtUp,
+    Failed,
+    Fetch,
+    Progress,
+    Session,
+    Stopped,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    fetched: Fetched
+    progress: Progress
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    answered: _Answered
+    inspected: Inspected
+
+
+class Worker:
+    """One pass over one peer's facts.
+
+    ``on_page`` is called after each committed page.  The report grows as pages are committed,
+    so that it is true however the pass ends.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts it connects
+        self,
+        session: Session,
+        source: FactSource,
+        judge: Judge,
+        writer: PageWriter | DryRun,
+        report: PullReport,
+        on_page: Callable[[PullReport], None],
+    ) -> None:
+        self._session = session
+        self._source = source
+        self._judge = judge
+        self._writer = writer
+        self._report = report
+        self._on_page = on_page
+        self._committed = anyio.Event()
+        # Raised when the cursor row was changed by somebody else: pages before it are dropped.
+        self._epoch = 0
+        self._failure: ReplicatorError | None = None
+
+    async def run(self) -> CaughtUp | Stopped:
+        """Read to the end, or to the last page allowed; raises the first failure."""
+        answered_in, answered_out = anyio.create_memory_object_stream[_Answered](1)
+        judged_in, judged_out = anyio.create_memory_object_stream[_Judged](1)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._judge_pages, answered_out, judged_in)
+                tasks.start_soon(self._write_pages, judged_out)
+                end = await self._fetch_pages(answered_in)
+        except* ReplicatorError as group:
+            raise _first(group) from None
+        if end is None:
+            assert self._failure is not None  # noqa: S101 - no end without a failure
+            raise self._failure
+        return end
+
+    async def _fetch_pages(
+        self, answered: MemoryObjectSendStream[_Answered]
+    ) -> CaughtUp | Stopped | None:
+        async with answered:
+            action = self._session.next_action()
+            while True:
+                match action:
+                    case Fetch():
+                        action = await self._fetch(action, answered)
+                    case AwaitCommit():
+                        await self._committed.wait()
+                        action = self._session.next_action()
+                    case CaughtUp() | Stopped():
+                        return action
+                    case Failed():
+                        # What was answered before is still judged and written.
+                        return None
+
+    async def _fetch(self, fetch: Fetch, answered: MemoryObjectSendStream[_Answered]) -> Action:
+        epoch = self._epoch
+        try:
+            fetched = await self._source.page(fetch)
+        except ReplicatorError as error:
+            if epoch != self._epoch:
+                return self._session.next_action()
+            return self._after_failure(error, fetch)
+        if epoch != self._epoch:
+            return self._session.next_action()
+        progress = self._session.on_response(fetched.answer)
+        if isinstance(progress, Failed):
+            self._failure = TransientPeerError(
+                progress.reason,
+                f"the peer says that more follows cursor {fetch.cursor}, but does not lead there",
+                hint="the page is asked for again; if this lasts, tell the peer's operator",
+            )
+            return progress
+        await answered.send(_Answered(fetched, progress, epoch))
+        return self._session.next_action()
+
+    def _after_failure(self, error: ReplicatorError, fetch: Fetch) -> Action:
+        action = self._session.on_failure(error.reason)
+        if isinstance(action, Failed):
+            self._failure = error
+            if action.reason is Reason.ENTRY_TOO_LARGE:
+                self._failure = PeerBlockedError(
+                    action.reason,
+                    f"the entry after cursor {fetch.cursor} is too large: {error.message}",
+                    hint="raise page_bytes_max to read past it",
+                )
+        return action
+
+    async def _judge_pages(
+        self,
+        answered: MemoryObjectReceiveStream[_Answered],
+        judged: MemoryObjectSendStream[_Judged],
+    ) -> None:
+        async with answered, judged:
+            async for item in answered:
+                if item.epoch == self._epoch:
+                    inspected = await self._judge.page(
+                        item.fetched.page.entries, first=item.progress.start is None
+                    )
+                    await judged.send(_Judged(item, inspected))
+
+    async def _write_pages(self, judged: MemoryObjectReceiveStream[_Judged]) -> None:
+        async with judged:
+            async for item in judged:
+                if item.answered.epoch == self._epoch:
+                    await self._write(item)
+
+    async def _write(self, item: _Judged) -> None:
+        progress = item.answered.progress
+        written = await self._writer.write(
+            item.answered.fetched.page.entries, item.inspected, progress
+        )
+        self._report.counts += written.counts
+        if written.cursor_moved:
+            self._epoch += 1
+            self._report.moved_elsewhere += 1
+            self._session.on_cursor_moved(written.cursor)
+        else:
+            self._session.on_committed(progress)
+            self._report.pages += 1
+            self._report.cursor = progress.after.frontier
+            if not progress.has_more:
+                self._report.caught_up_ms = item.answered.fetched.answer.sent_at_ms
+        # Whoever waits for a commit looks at the session again, whatever became of the page.
+        self._committed.set()
+        self._committed = anyio.Event()
+        self._on_page(self._report)
+
+
+def _first(group: BaseExceptionGroup[ReplicatorError]) -> ReplicatorError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ReplicatorError)  # noqa: S101 - the group was filtered
+    return error

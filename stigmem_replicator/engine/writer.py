@@ -1,0 +1,90 @@
+"""The one way to the database's write side: one batch at a time, and time left for the node.
+
+SQLite's write lock is not fair: who asks again soonest gets it.  So between two transactions the
+writer stays away long enough for a waiting node, and it keeps its transactions short by writing
+fewer rows after one that took too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from stigmem_replicator.clock import Clock, Random, Sleep
+from stigmem_replicator.replication import pacing
+from stigmem_replicator.settings import Settings
+from stigmem_replicator.store import apply
+from stigmem_replicator.store.apply import BatchWrite, Committed, NotWritten
+from stigmem_replicator.store.engine import Database, writing
+
+OTHERS_SECONDS: Final = 10.0
+"""How long another writer counts as being about after it was noticed."""
+
+WAIT_NOTICED_SECONDS: Final = 0.005
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Writes batches in the order in which they come; make one per database."""
+
+    def __init__(
+        self, database: Database, settings: Settings, clock: Clock, sleep: Sleep, random: Random
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._random = random
+        self._limits = apply.Limits(letter_bytes=settings.dead_letter_bytes_max)
+        self._turn = anyio.Lock()
+        self._thread = CapacityLimiter(1)
+        self._free_at = 0.0
+        self._others_at: float | None = None
+        self._data_version: int | None = None
+        self.row_budget = pacing.ROWS_START
+        """How many rows the next batch may have."""
+
+    async def commit(self, write: BatchWrite) -> Committed | NotWritten:
+        """Write one batch.  A commit that has begun is not cancelled: it is waited for."""
+        async with self._turn:
+            await self._stay_away()
+            outcome = await anyio.to_thread.run_sync(
+                apply.apply, self._database, write, self._limits, self._clock, limiter=self._thread
+            )
+            if isinstance(outcome, Committed):
+                self._pace(outcome)
+            return outcome
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """Run one of the small transactions: ``work(connection, *args)``."""
+        async with self._turn:
+            await self._stay_away()
+            return await anyio.to_thread.run_sync(self._transact, work, args, limiter=self._thread)
+
+    def _transact(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
+        with writing(self._database) as connection:
+            return work(connection, *args)
+
+    async def _stay_away(self) -> None:
+        wait = self._free_at - self._clock.monotonic()
+        if wait > 0:
+            await self._sleep(wait)
+
+    def _pace(self, outcome: Committed) -> None:
+        now = self._clock.monotonic()
+        noticed = outcome.waited_s > WAIT_NOTICED_SECONDS
+        if self._data_version not in (None, outcome.data_version):
+            noticed = True
+        self._data_version = outcome.data_version
+        if noticed:
+            self._others_at = now
+        others = self._others_at is not None and now - self._others_at < OTHERS_SECONDS
+        share = self._settings.write_share_busy if others else self._settings.write_share_idle
+        self._free_at = now + pacing.pause_s(outcome.held_s, share, self._random.uniform(0.0, 1.0))
+        target_s = self._settings.transaction_target_ms / 1000
+        self.row_budget = pacing.next_row_budget(self.row_budget, outcome.held_s, target_s)

@@ -1,0 +1,259 @@
+"""What a setting's value may be: kinds of values, and the definition of one setting.
+
+A kind reads a raw value (a text from the environment, a typed value from TOML or a flag) and
+says what it allows; it does not know where the raw value came from.  ``option`` declares a
+field of ``settings.Settings`` together with its definition.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+OWN_PREFIX = "STIGMEM_REPLICATOR_"
+DEFINITION = "definition"
+HIDDEN = "***"
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+S = TypeVar("S", bound=str)
+
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
+_KEY_BYTES = 32
+_SQLITE_URL = re.compile(r"sqlite(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
+_URL_PASSWORD = re.compile(r"(://[^:/?#]*:)[^/?#]*@")
+_QUERY_PASSWORD = re.compile(r"([?&](?:ssl)?password=)[^&#]*")
+
+
+class Kind(Protocol[T_co]):
+    """One kind of value."""
+
+    @property
+    def allowed(self) -> str:
+        """What fits, as the end of the sentence "it must be ..."."""
+
+    def parse(self, raw: object, base: Path) -> T_co:
+        """Return the value, or raise ValueError; relative paths start at ``base``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Any text; spaces around it do not count."""
+
+    allowed: str = "a text"
+
+    def parse(self, raw: object, base: Path) -> str:
+        """Return the text as it is."""
+        del base
+        return _text(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """On or off, in the words that the node understands."""
+
+    allowed: str = "true or false"
+
+    def parse(self, raw: object, base: Path) -> bool:
+        """Return the truth value."""
+        del base
+        if isinstance(raw, bool):
+            return raw
+        word = _text(raw).lower()
+        if word in _TRUE:
+            return True
+        if word in _FALSE:
+            return False
+        raise ValueError
+
+
+class Choice(Generic[S]):
+    """One of a few words, in any case of letters."""
+
+    def __init__(self, *words: S) -> None:
+        self._words = {word.lower(): word for word in words}
+
+    @property
+    def allowed(self) -> str:
+        """The words."""
+        *others, last = self._words.values()
+        return f"{', '.join(others)} or {last}"
+
+    def parse(self, raw: object, base: Path) -> S:
+        """Return the word as it is listed."""
+        del base
+        try:
+            return self._words[_text(raw).lower()]
+        except KeyError:
+            raise ValueError from None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number within bounds."""
+
+    least: int
+    most: int | None = None
+
+    @property
+    def allowed(self) -> str:
+        """The bounds."""
+        return f"a whole number {_bounds(self.least, self.most)}"
+
+    def parse(self, raw: object, base: Path) -> int:
+        """Return the number."""
+        del base
+        if isinstance(raw, bool) or not isinstance(raw, int | str):
+            raise ValueError  # noqa: TRY004 a caller asks whether the value fits, not its type
+        value = int(raw)
+        _check_bounds(value, self.least, self.most)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A finite number within bounds."""
+
+    least: float
+    most: float | None = None
+
+    @property
+    def allowed(self) -> str:
+        """The bounds."""
+        return f"a number {_bounds(self.least, self.most)}"
+
+    def parse(self, raw: object, base: Path) -> float:
+        """Return the number."""
+        del base
+        if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+            raise ValueError  # noqa: TRY004 as above
+        value = float(raw)
+        if not math.isfinite(value):
+            raise ValueError
+        _check_bounds(value, self.least, self.most)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the node's database is: a path, or a URL.
+
+    A ``sqlite:`` URL becomes the path in it, so that the rest of the program meets one
+    spelling; any other URL stays as it is.
+    """
+
+    allowed: str = "a path, sqlite:///PATH without parameters, or another database URL"
+
+    def parse(self, raw: object, base: Path) -> str:
+        """Return an absolute path or a URL."""
+        text = _text(raw)
+        url = _SQLITE_URL.fullmatch(text)
+        if url is None:
+            if not text:
+                raise ValueError
+            return text if "://" in text else str(base / text)
+        slash, path = url["rest"][:1], url["rest"][1:]
+        if slash != "/" or not path or path == ":memory:" or "?" in path:
+            raise ValueError
+        return str(base / path)
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalFile:
+    """The path of a file, or nothing."""
+
+    allowed: str = "a path, or nothing"
+
+    def parse(self, raw: object, base: Path) -> Path | None:
+        """Return an absolute path, or None for an empty text."""
+        text = _text(raw)
+        return base / text if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalKey:
+    """An Ed25519 key or seed in base64url, or nothing."""
+
+    allowed: str = "32 bytes in base64url, or nothing"
+
+    def parse(self, raw: object, base: Path) -> str:
+        """Return the text without its padding."""
+        del base
+        text = _text(raw).rstrip("=")
+        try:
+            decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except binascii.Error:
+            raise ValueError from None
+        if text and len(decoded) != _KEY_BYTES:
+            raise ValueError
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """Everything about one setting but its name and its default."""
+
+    kind: Kind[object]
+    help: str
+    node_variable: str = ""
+    """What the node calls it in its environment, if the node has it."""
+    node_reads_env_file: bool = True
+    """False when the node looks for it in the environment alone."""
+    secret: bool = False
+    flag: str = ""
+    """The flag's spelling, when it is not the name with hyphens."""
+
+
+def option(
+    default: T,
+    kind: Kind[T],
+    help_: str,
+    *,
+    node: str = "",
+    node_reads_env_file: bool = True,
+    secret: bool = False,
+    flag: str = "",
+) -> T:
+    """Declare one field of ``Settings``; to a type checker it is the default value."""
+    definition = Definition(kind, help_, node, node_reads_env_file, secret, flag)
+    return field(default=default, metadata={DEFINITION: definition})
+
+
+def own_variable(name: str) -> str:
+    """Return what a setting is called in the environment."""
+    return OWN_PREFIX + name.upper()
+
+
+def shown(definition: Definition, value: object) -> str:
+    """Return a value as it may be shown to people: nothing of a secret, no password of a URL."""
+    if value is None or value == "":
+        return ""
+    if definition.secret:
+        return HIDDEN
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}@", str(value))
+    return _QUERY_PASSWORD.sub(rf"\1{HIDDEN}", text)
+
+
+def _text(raw: object) -> str:
+    if isinstance(raw, str):
+        return raw.strip()
+    if hasattr(raw, "__fspath__"):
+        return str(raw)
+    raise ValueError
+
+
+def _bounds(least: float, most: float | None) -> str:
+    return f"of at least {least}" if most is None else f"from {least} to {most}"
+
+
+def _check_bounds(value: float, least: float, most: float | None) -> None:
+    if value < least or (most is not None and value > most):
+        raise ValueError

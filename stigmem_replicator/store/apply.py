@@ -1,0 +1,298 @@
+"""One batch in one transaction: assumptions checked inside, HLCs stamped inside.
+
+A batch was planned from what the database held a moment ago.  Inside the transaction every
+assumption is looked at again: the cursor row, the peer's status, the ids, the number of facts
+under each key.  If one fell, nothing is written and the page is planned again.  There is no
+network, no signature check and no waiting in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, func, insert, literal_column, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or
+from sqlalchemy.exc import DBAPIError
+
+from stigmem_replicator.clock import Clock
+from stigmem_replicator.errors import Reason, UnknownPeerError
+from stigmem_replicator.protocol import hlc
+from stigmem_replicator.replication.plan import Batch, FactRow, Row
+from stigmem_replicator.replication.session import Progress
+from stigmem_replicator.store import positions, reads
+from stigmem_replicator.store.engine import Database, local_errors
+from stigmem_replicator.store.node_models import (
+    Conflict,
+    Fact,
+    FactAudit,
+    FederationAudit,
+    Peer,
+)
+from stigmem_replicator.store.own_models import DeadLetter, HlcClock, PeerStatus
+from stigmem_replicator.store.reads import CursorRow, PeerRow
+
+
+class Point(StrEnum):
+    """Moments of a transaction at which a test can stop the process."""
+
+    BEFORE_BEGIN = "before_begin"
+    AFTER_INSERTS = "after_inserts"
+    BEFORE_COMMIT = "before_commit"
+    AFTER_COMMIT = "after_commit"
+
+
+class Fallen(StrEnum):
+    """An assumption of the plan that no longer holds."""
+
+    CURSOR = "cursor"
+    FACTS = "facts"
+    SIBLINGS = "siblings"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWrite:
+    """One batch and what must still be true for it.
+
+    ``row`` is the node's cursor row as last read or written, ``commit_number`` the peer's number
+    of commits so far.  ``progress`` comes with the page's last batch and moves the cursor.
+    """
+
+    peer: PeerRow
+    stream: str
+    row: CursorRow | None
+    commit_number: int
+    batch: Batch
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one peer's dead letters may hold, in bytes of payload."""
+
+    letter_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The batch is durable.
+
+    ``row`` and ``commit_number`` are what the next batch must expect; ``waited_s`` is how long
+    the write lock was waited for and ``held_s`` how long it was held, in seconds.
+    ``data_version`` changes between two commits of ours when somebody else committed.
+    """
+
+    row: CursorRow | None
+    commit_number: int
+    waited_s: float
+    held_s: float
+    data_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotWritten:
+    """An assumption fell and nothing was written; ``row`` is the cursor row as it is now."""
+
+    fallen: Fallen
+    row: CursorRow | None
+
+
+def reached(point: Point) -> None:
+    """Do nothing; tests replace this function to stop a process at a named point."""
+
+
+def apply(
+    database: Database, write: BatchWrite, limits: Limits, clock: Clock
+) -> Committed | NotWritten:
+    """Write one batch, or nothing.
+
+    Raises :class:`UnknownPeerError` when the peer is no longer active and ``LocalError`` when
+    the database cannot be written.
+    """
+    reached(Point.BEFORE_BEGIN)
+    with local_errors(database.path), database.write.connect() as connection:
+        asked = clock.monotonic()
+        transaction = connection.begin()
+        began = clock.monotonic()
+        try:
+            version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+            fallen = _fallen_assumption(connection, write)
+            if fallen is not None:
+                transaction.rollback()
+                return fallen
+            row = _write(connection, write, limits, clock)
+            reached(Point.BEFORE_COMMIT)
+            transaction.commit()
+        except DBAPIError:
+            # The answer to COMMIT may be what was lost: the peer's commit number tells.
+            connection.invalidate()
+            if _commit_number(database, write) != write.commit_number + 1:
+                raise
+            row = _cursor_row(database, write)
+        except BaseException:
+            transaction.rollback()
+            raise
+        reached(Point.AFTER_COMMIT)
+        return Committed(
+            row=row,
+            commit_number=write.commit_number + 1,
+            waited_s=began - asked,
+            held_s=clock.monotonic() - began,
+            data_version=version,
+        )
+
+
+def _commit_number(database: Database, write: BatchWrite) -> int | None:
+    with database.read.connect() as connection:
+        return connection.scalar(
+            select(PeerStatus.commit_number).where(PeerStatus.node_id == write.peer.node_id)
+        )
+
+
+def _cursor_row(database: Database, write: BatchWrite) -> CursorRow | None:
+    with database.read.connect() as connection:
+        return reads.cursor_row(connection, write.peer.id)
+
+
+def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten | None:
+    row = reads.cursor_row(connection, write.peer.id)
+    status = connection.scalar(select(Peer.status).where(Peer.id == write.peer.id))
+    if status != "active":
+        raise UnknownPeerError(
+            Reason.PEER_NOT_ACTIVE,
+            f"peer {write.peer.node_id} is no longer active (it is {status or 'gone'})",
+            hint="nothing of the page in flight was written",
+        )
+    if row != write.row:
+        return NotWritten(Fallen.CURSOR, row)
+    if reads.known_facts(connection, write.batch.admitted_ids):
+        return NotWritten(Fallen.FACTS, row)
+    expected = {key: count for key, count in write.batch.sibling_counts.items() if count}
+    if reads.sibling_counts(connection, list(write.batch.sibling_counts)) != expected:
+        return NotWritten(Fallen.SIBLINGS, row)
+    return None
+
+
+def _write(
+    connection: Connection, write: BatchWrite, limits: Limits, clock: Clock
+) -> CursorRow | None:
+    batch = write.batch
+    if batch.facts:
+        connection.execute(insert(Fact), _stamped(connection, batch.facts, clock.now_ms()))
+    if batch.conflicts:
+        connection.execute(insert(Conflict), batch.conflicts)
+    if batch.federation_audit:
+        connection.execute(insert(FederationAudit), batch.federation_audit)
+    if batch.fact_audit:
+        _write_fact_audit(connection, batch.fact_audit)
+    _write_letters(connection, write, limits, clock.now_ms())
+    reached(Point.AFTER_INSERTS)
+    row = write.row
+    if write.progress is not None:
+        row = positions.save(
+            connection, write.peer, write.stream, write.row, write.progress, clock
+        )
+    _count(connection, write, clock.now_ms())
+    return row
+
+
+def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> list[Row]:
+    wall, counter = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).one()
+    state = hlc.HlcState(wall, counter)
+    stamped = []
+    for row in rows:
+        if row.remote_hlc is None:
+            state = hlc.tick(state, now_ms)
+        else:
+            remote = hlc.HlcState(*hlc.parse(row.remote_hlc))
+            state = hlc.receive(state, remote, now_ms)
+        stamped.append({**row.values, "hlc": state.text})
+    connection.execute(update(HlcClock).values(wall_ms=state.wall_ms, counter=state.counter))
+    return stamped
+
+
+def _write_fact_audit(connection: Connection, rows: Sequence[Row]) -> None:
+    connection.execute(insert(FactAudit), rows)
+    # The node numbers its own audit rows by their place in the table; SQLite only.
+    connection.execute(
+        update(FactAudit)
+        .where(FactAudit.id.in_([row["id"] for row in rows]))
+        .values(seq=literal_column("rowid"))
+    )
+
+
+def _write_letters(
+    connection: Connection, write: BatchWrite, limits: Limits, now_ms: int
+) -> None:
+    batch = write.batch
+    of_stream = (DeadLetter.node_id == write.peer.node_id, DeadLetter.stream == write.stream)
+    if batch.dead_letters:
+        new = insert_or(DeadLetter)
+        kept = ("node_id", "stream", "entry_id", "first_seen_at_ms", "times_seen")
+        changed = {
+            column.name: new.excluded[column.name]
+            for column in DeadLetter.__table__.columns
+            if column.name not in kept
+        }
+        connection.execute(
+            new.on_conflict_do_update(
+                index_elements=["node_id", "stream", "entry_id"],
+                set_={**changed, "times_seen": DeadLetter.times_seen + 1},
+            ),
+            batch.dead_letters,
+        )
+        _trim_payloads(connection, write.peer.node_id, limits.letter_bytes)
+    if batch.touched_letters:
+        connection.execute(
+            update(DeadLetter)
+            .where(*of_stream, DeadLetter.entry_id.in_(batch.touched_letters))
+            .values(last_seen_at_ms=now_ms, times_seen=DeadLetter.times_seen + 1)
+        )
+    if batch.settled_letters:
+        connection.execute(
+            update(DeadLetter)
+            .where(*of_stream, DeadLetter.entry_id.in_(batch.settled_letters))
+            .values(status="resolved", last_seen_at_ms=now_ms, payload=None)
+        )
+
+
+def _trim_payloads(connection: Connection, node_id: str, letter_bytes: int) -> None:
+    """Drop the oldest payloads of a peer until what is left fits; the rows stay."""
+    newest_first = func.sum(func.length(DeadLetter.payload)).over(
+        order_by=(DeadLetter.last_seen_at_ms.desc(), DeadLetter.entry_id)
+    )
+    sized = (
+        select(DeadLetter.stream, DeadLetter.entry_id, newest_first.label("bytes"))
+        .where(DeadLetter.node_id == node_id, DeadLetter.payload.is_not(None))
+        .subquery()
+    )
+    over = connection.execute(
+        select(sized.c.stream, sized.c.entry_id).where(sized.c.bytes > letter_bytes)
+    ).all()
+    for stream, entry_id in over:
+        connection.execute(
+            update(DeadLetter)
+            .where(
+                DeadLetter.node_id == node_id,
+                DeadLetter.stream == stream,
+                DeadLetter.entry_id == entry_id,
+            )
+            .values(payload=None)
+        )
+
+
+def _count(connection: Connection, write: BatchWrite, now_ms: int) -> None:
+    counts, progress = write.batch.counts, write.progress
+    values: Row = {
+        "commit_number": write.commit_number + 1,
+        "admitted": PeerStatus.admitted + counts.admitted,
+        "duplicates": PeerStatus.duplicates + counts.duplicates,
+        "rejected": PeerStatus.rejected + sum(counts.rejected.values()),
+    }
+    if progress is not None:
+        values["pages"] = PeerStatus.pages + 1
+        values["last_success_ms"] = now_ms
+    connection.execute(
+        update(PeerStatus).where(PeerStatus.node_id == write.peer.node_id).values(**values)
+    )

@@ -1,0 +1,190 @@
+"""The node's tables that we touch, with the columns that we read or write.
+
+The schema is the node's: these models are never created, altered or migrated from here.
+``replication_cursors``, ``facts``, ``conflicts``, ``fact_audit_log``, ``federation_audit`` and
+``federation_manifests`` are written, the rest is only read.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Float, Integer, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class NodeBase(DeclarativeBase):
+    """Models of the node's own schema."""
+
+    type_annotation_map = {str: Text, int: Integer, float: Float}  # noqa: RUF012 - SQLAlchemy's form
+
+
+class Peer(NodeBase):
+    """A registered peer; only ``status = 'active'`` is pulled."""
+
+    __tablename__ = "peers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    node_id: Mapped[str]
+    node_url: Mapped[str]
+    federation_pubkey: Mapped[str]
+    allowed_scopes: Mapped[str]
+    status: Mapped[str]
+    established_at: Mapped[str | None]
+    ingest_tenant: Mapped[str | None]
+    entity_uri: Mapped[str | None]
+    relay_trusted: Mapped[int]
+
+
+class PeerTenantMap(NodeBase):
+    """Local tenant of a peer's origin tenant."""
+
+    __tablename__ = "peer_tenant_map"
+
+    peer_id: Mapped[str] = mapped_column(primary_key=True)
+    origin_tenant: Mapped[str] = mapped_column(primary_key=True)
+    local_tenant: Mapped[str]
+
+
+class ReplicationCursor(NodeBase):
+    """The cursor of a peer's facts (direction ``inbound``), shared with the node's own loop."""
+
+    __tablename__ = "replication_cursors"
+
+    peer_id: Mapped[str] = mapped_column(primary_key=True)
+    direction: Mapped[str] = mapped_column(primary_key=True)
+    cursor: Mapped[str | None]
+    updated_at: Mapped[str]
+
+
+class Fact(NodeBase):
+    """A fact; the table is append-only."""
+
+    __tablename__ = "facts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    entity: Mapped[str]
+    relation: Mapped[str]
+    value_type: Mapped[str]
+    value_v: Mapped[str]
+    source: Mapped[str]
+    timestamp: Mapped[str]
+    valid_until: Mapped[str | None]
+    confidence: Mapped[float]
+    scope: Mapped[str]
+    hlc: Mapped[str | None]
+    received_from: Mapped[str | None]
+    origin_node_id: Mapped[str | None]
+    origin_allowed_scopes: Mapped[str | None]
+    re_federation_blocked: Mapped[int]
+    attested: Mapped[int | None]
+    tenant_id: Mapped[str]
+    source_trust: Mapped[float | None]
+    cid: Mapped[str | None]
+    interpret_as: Mapped[str]
+    origin_tenant: Mapped[str | None]
+    origin_allowed_tenants: Mapped[str | None]
+    origin_sig: Mapped[str | None]
+    origin_entity_uri: Mapped[str | None]
+
+
+class Conflict(NodeBase):
+    """A pair of facts that contradict each other."""
+
+    __tablename__ = "conflicts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    fact_a_id: Mapped[str]
+    fact_b_id: Mapped[str]
+    status: Mapped[str]
+    detected_at: Mapped[str]
+
+
+class FactAudit(NodeBase):
+    """The node's audit log of facts; ``event_type`` is free text."""
+
+    __tablename__ = "fact_audit_log"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    fact_id: Mapped[str | None]
+    event_type: Mapped[str]
+    entity_uri: Mapped[str | None]
+    source: Mapped[str]
+    ts: Mapped[str]
+    tenant_id: Mapped[str | None]
+    detail: Mapped[str | None]
+    seq: Mapped[int | None]
+
+
+class FederationAudit(NodeBase):
+    """The node's audit log of federation; ``event_type`` comes from a closed list."""
+
+    __tablename__ = "federation_audit"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    peer_id: Mapped[str]
+    event_type: Mapped[str]
+    detail: Mapped[str | None]
+    ts: Mapped[str]
+
+
+class FederationManifest(NodeBase):
+    """The last accepted manifest of an organisation."""
+
+    __tablename__ = "federation_manifests"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    entity_uri: Mapped[str]
+    manifest_json: Mapped[str]
+    signature: Mapped[str]
+    key_id: Mapped[str]
+    issued_at: Mapped[str]
+    expires_at: Mapped[str]
+    log_entry_json: Mapped[str | None]
+    updated_at: Mapped[str]
+
+
+class NodeMeta(NodeBase):
+    """The node's identity and keys."""
+
+    __tablename__ = "node_meta"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class ApiKey(NodeBase):
+    """The node's API keys, read only to learn whether it hosts several tenants."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str]
+
+
+class AgentKey(NodeBase):
+    """Keys of agents; an active one raises the trust in its source."""
+
+    __tablename__ = "agent_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    entity_uri: Mapped[str]
+    status: Mapped[str]
+
+
+class QuarantineRule(NodeBase):
+    """An operator's rule to trust a source always or never."""
+
+    __tablename__ = "quarantine_rules"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    rule_type: Mapped[str]
+    org_uri: Mapped[str]
+    scope: Mapped[str | None]
+
+
+class SchemaMigration(NodeBase):
+    """The node's applied migrations; named in messages, never counted."""
+
+    __tablename__ = "schema_migrations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[str]

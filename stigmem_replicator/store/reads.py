@@ -1,0 +1,381 @@
+"""What a pull looks up: identity, peers, positions, known rows, siblings, trust inputs.
+
+Every function takes a connection and returns plain values.  Lookups for a page are in bulk; a
+page has at most 500 entries, so their ids fit one statement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, Text, case, column, func, select, values
+
+from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.replication.plan import ConflictKey, Siblings
+from stigmem_replicator.replication.session import Checkpoint, Position
+from stigmem_replicator.store.node_models import (
+    AgentKey,
+    ApiKey,
+    Fact,
+    FederationManifest,
+    NodeMeta,
+    Peer,
+    PeerTenantMap,
+    QuarantineRule,
+    ReplicationCursor,
+)
+from stigmem_replicator.store.own_models import DeadLetter, StreamCheckpoint, StreamCursor
+from stigmem_replicator.trust.facts import KnownFact
+from stigmem_replicator.trust.source_trust import History, Rule
+from stigmem_replicator.trust.tenants import TenantPolicy
+
+INBOUND: Final = "inbound"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """A peer of the node's registry.
+
+    ``id`` is the registry's, ``node_id`` the wire identity; ``scopes`` are those agreed with it.
+    """
+
+    id: str
+    node_id: str
+    node_url: str
+    status: str
+    scopes: frozenset[str]
+    ingest_tenant: str | None
+    entity_uri: str | None
+    relay_trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CursorRow:
+    """The node's cursor row of one peer, compared whole before it is written."""
+
+    cursor: str | None
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """Where a stream stands: the position to read from, and what else the tables say of it.
+
+    ``row`` is the node's cursor row or None, ``own_frontier`` the cursor that we committed last,
+    ``first_contact`` that we never read this stream before.
+    """
+
+    position: Position
+    row: CursorRow | None
+    own_frontier: str | None
+    first_contact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLetter:
+    """A dead letter as far as it tells whether an entry was refused before."""
+
+    reason: str
+    payload_hash: str
+    generation: str
+    status: str
+    last_seen_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest as the node's table holds it."""
+
+    document: str
+    updated_at: str
+    has_log_entry: bool
+
+
+def node_meta(connection: Connection, key: str) -> str:
+    """Return a value of the node's identity.  Raises :class:`LocalError` when it has none."""
+    value = connection.scalar(select(NodeMeta.value).where(NodeMeta.key == key))
+    if not value:
+        raise LocalError(
+            Reason.NODE_NOT_INITIALISED,
+            f"the node has no {key}: it was never started with federation on",
+            hint="start the node once with STIGMEM_FEDERATION_ENABLED=true",
+        )
+    return value
+
+
+def peers(connection: Connection) -> list[PeerRow]:
+    """Return all registered peers, ordered by node id."""
+    rows = connection.execute(
+        select(
+            Peer.id,
+            Peer.node_id,
+            Peer.node_url,
+            Peer.status,
+            Peer.allowed_scopes,
+            Peer.ingest_tenant,
+            Peer.entity_uri,
+            Peer.relay_trusted,
+        ).order_by(Peer.node_id)
+    )
+    return [
+        PeerRow(
+            id=row.id,
+            node_id=row.node_id,
+            node_url=row.node_url,
+            status=row.status,
+            scopes=_scopes(row.allowed_scopes),
+            ingest_tenant=row.ingest_tenant,
+            entity_uri=(row.entity_uri or "").strip() or None,
+            relay_trusted=bool(row.relay_trusted),
+        )
+        for row in rows
+    ]
+
+
+def _scopes(text: str) -> frozenset[str]:
+    # A peer whose scopes do not read is agreed nothing: its facts are refused, not guessed.
+    try:
+        items = json.loads(text)
+    except ValueError:
+        return frozenset()
+    if not isinstance(items, list):
+        return frozenset()
+    return frozenset(item for item in items if isinstance(item, str))
+
+
+def peer(connection: Connection, peer_id: str) -> PeerRow | None:
+    """Return one peer by its registry id, or None when it is gone."""
+    return next((row for row in peers(connection) if row.id == peer_id), None)
+
+
+def cursor_row(connection: Connection, peer_id: str) -> CursorRow | None:
+    """Return the node's inbound cursor row of a peer."""
+    row = connection.execute(
+        select(ReplicationCursor.cursor, ReplicationCursor.updated_at).where(
+            ReplicationCursor.peer_id == peer_id, ReplicationCursor.direction == INBOUND
+        )
+    ).first()
+    return None if row is None else CursorRow(row.cursor, row.updated_at)
+
+
+def stored_position(connection: Connection, peer: PeerRow, stream: str) -> StoredPosition:
+    """Return where the stream of a peer stands.  Works before our own tables exist."""
+    row = cursor_row(connection, peer.id)
+    frontier = row.cursor if row is not None else None
+    own = (
+        connection.execute(
+            select(
+                StreamCursor.frontier,
+                StreamCursor.settled,
+                StreamCursor.origin_time_ms,
+                StreamCursor.origin_time_at_ms,
+            ).where(StreamCursor.node_id == peer.node_id, StreamCursor.stream == stream)
+        ).first()
+        if has_own_tables(connection)
+        else None
+    )
+    if own is None:
+        position = Position(frontier=frontier, settled=frontier)
+        return StoredPosition(position, row, None, first_contact=True)
+    kept = connection.execute(
+        select(StreamCheckpoint.position, StreamCheckpoint.kept_at_ms)
+        .where(StreamCheckpoint.node_id == peer.node_id, StreamCheckpoint.stream == stream)
+        .order_by(StreamCheckpoint.kept_at_ms, StreamCheckpoint.position)
+    )
+    settled = None if frontier is None or own.settled is None else min(frontier, own.settled)
+    position = Position(
+        frontier=frontier,
+        settled=settled,
+        origin_time_ms=own.origin_time_ms,
+        origin_time_at_ms=own.origin_time_at_ms,
+        checkpoints=tuple(Checkpoint(item.position, item.kept_at_ms) for item in kept),
+    )
+    return StoredPosition(position, row, own.frontier, first_contact=False)
+
+
+def has_own_tables(connection: Connection) -> bool:
+    """Say whether our own tables exist in this database."""
+    return connection.dialect.has_table(connection, StreamCursor.__tablename__)
+
+
+def tenant_policy(connection: Connection, peer: PeerRow, *, plugin_active: bool) -> TenantPolicy:
+    """Return what decides the local tenant of a peer's facts."""
+    mapped = connection.execute(
+        select(PeerTenantMap.origin_tenant, PeerTenantMap.local_tenant).where(
+            PeerTenantMap.peer_id == peer.id
+        )
+    )
+    hosts = connection.execute(
+        select(ApiKey.id).where(ApiKey.tenant_id != "default").limit(1)
+    ).first()
+    return TenantPolicy(
+        tenant_map={row.origin_tenant: row.local_tenant for row in mapped},
+        ingest_tenant=peer.ingest_tenant,
+        hosts_tenants=hosts is not None,
+        plugin_active=plugin_active,
+    )
+
+
+def known_facts(connection: Connection, ids: Collection[str]) -> dict[str, KnownFact]:
+    """Return what stands under those of ``ids`` that exist."""
+    if not ids:
+        return {}
+    rows = connection.execute(
+        select(Fact.id, Fact.cid, Fact.valid_until).where(Fact.id.in_(list(ids)))
+    )
+    return {row.id: KnownFact(row.cid, row.valid_until) for row in rows}
+
+
+def known_letters(
+    connection: Connection, node_id: str, stream: str, ids: Collection[str]
+) -> dict[str, KnownLetter]:
+    """Return the dead letters of a peer's stream under those of ``ids`` that have one."""
+    if not ids or not has_own_tables(connection):
+        return {}
+    rows = connection.execute(
+        select(
+            DeadLetter.entry_id,
+            DeadLetter.reason,
+            DeadLetter.payload_hash,
+            DeadLetter.generation,
+            DeadLetter.status,
+            DeadLetter.last_seen_at_ms,
+        ).where(
+            DeadLetter.node_id == node_id,
+            DeadLetter.stream == stream,
+            DeadLetter.entry_id.in_(list(ids)),
+        )
+    )
+    return {row.entry_id: KnownLetter(*row[1:]) for row in rows}
+
+
+def letter_count(connection: Connection, node_id: str) -> int:
+    """Return how many dead letters a peer has, whatever their status."""
+    return connection.scalar(
+        select(func.count()).select_from(DeadLetter).where(DeadLetter.node_id == node_id)
+    ) or 0
+
+
+def siblings(
+    connection: Connection, keys: Collection[ConflictKey], newest: int
+) -> dict[ConflictKey, Siblings]:
+    """Return the facts under each key: the ``newest`` ids by HLC (0: all) and their number."""
+    if not keys:
+        return {}
+    wanted = _key_table(keys)
+    # Walls have 13 digits until the year 2286, so that among equal walls the longer text has
+    # the greater counter: this is the order of the integers without parsing text in SQL.
+    order = (func.substr(Fact.hlc, 1, 13).desc(), func.length(Fact.hlc).desc(), Fact.hlc.desc())
+    ranked = (
+        select(
+            Fact.id,
+            Fact.tenant_id,
+            Fact.entity,
+            Fact.relation,
+            Fact.scope,
+            func.row_number()
+            .over(partition_by=_key_columns(), order_by=order)
+            .label("rank"),
+            func.count().over(partition_by=_key_columns()).label("total"),
+        )
+        .join(wanted, _key_matches(wanted))
+        .where(Fact.confidence > 0.0)
+        .subquery()
+    )
+    query = select(ranked).order_by(ranked.c.rank)
+    if newest:
+        query = query.where(ranked.c.rank <= newest)
+    found: dict[ConflictKey, tuple[list[str], int]] = {}
+    for row in connection.execute(query):
+        key = ConflictKey(row.tenant_id, row.entity, row.relation, row.scope)
+        found.setdefault(key, ([], row.total))[0].append(row.id)
+    return {key: Siblings(tuple(ids), total) for key, (ids, total) in found.items()}
+
+
+def sibling_counts(
+    connection: Connection, keys: Collection[ConflictKey]
+) -> dict[ConflictKey, int]:
+    """Return how many facts stand under each key; keys without any are left out."""
+    if not keys:
+        return {}
+    wanted = _key_table(keys)
+    rows = connection.execute(
+        select(Fact.tenant_id, Fact.entity, Fact.relation, Fact.scope, func.count())
+        .join(wanted, _key_matches(wanted))
+        .where(Fact.confidence > 0.0)
+        .group_by(*_key_columns())
+    )
+    return {ConflictKey(*row[:4]): row[4] for row in rows}
+
+
+def _key_columns():  # type: ignore[no-untyped-def]
+    return (Fact.tenant_id, Fact.entity, Fact.relation, Fact.scope)
+
+
+def _key_table(keys: Collection[ConflictKey]):  # type: ignore[no-untyped-def]
+    names = ("tenant", "entity", "relation", "scope")
+    rows = [(key.tenant, key.entity, key.relation, key.scope) for key in keys]
+    return values(*(column(name, Text) for name in names), name="wanted").data(rows).cte()
+
+
+def _key_matches(wanted):  # type: ignore[no-untyped-def]
+    return (
+        (Fact.entity == wanted.c.entity)
+        & (Fact.relation == wanted.c.relation)
+        & (Fact.scope == wanted.c.scope)
+        & (Fact.tenant_id == wanted.c.tenant)
+    )
+
+
+def manifest(connection: Connection, entity_uri: str) -> StoredManifest | None:
+    """Return the stored manifest of an organisation."""
+    row = connection.execute(
+        select(
+            FederationManifest.manifest_json,
+            FederationManifest.updated_at,
+            FederationManifest.log_entry_json,
+        ).where(FederationManifest.entity_uri == entity_uri)
+    ).first()
+    if row is None:
+        return None
+    return StoredManifest(row.manifest_json, row.updated_at, row.log_entry_json is not None)
+
+
+def trust_rules(connection: Connection) -> tuple[Rule, ...]:
+    """Return the node's trust rules in the order in which it reads them."""
+    rows = connection.execute(
+        select(QuarantineRule.org_uri, QuarantineRule.scope, QuarantineRule.rule_type)
+    )
+    return tuple(
+        Rule(row.org_uri, row.scope, row.rule_type == "always_trust")
+        for row in rows
+        if row.rule_type in ("always_trust", "never_trust")
+    )
+
+
+def proven_organisations(connection: Connection) -> dict[str, bool]:
+    """Return the organisations with a manifest, and whether it has a transparency-log proof."""
+    rows = connection.execute(
+        select(FederationManifest.entity_uri, FederationManifest.log_entry_json)
+    )
+    return {row.entity_uri: row.log_entry_json is not None for row in rows}
+
+
+def active_agents(connection: Connection) -> frozenset[str]:
+    """Return the sources that have an active agent key."""
+    rows = connection.scalars(select(AgentKey.entity_uri).where(AgentKey.status == "active"))
+    return frozenset(rows)
+
+
+def source_history(connection: Connection, since_iso: str) -> Mapping[str, History]:
+    """Return how many facts of each source are no older than ``since_iso``, and failures."""
+    failures = func.sum(case((Fact.attested == 0, 1), else_=0))
+    rows = connection.execute(
+        select(Fact.source, func.count(), failures)
+        .where(Fact.timestamp >= since_iso)
+        .group_by(Fact.source)
+    )
+    return {row[0]: History(row[1], row[2] or 0) for row in rows}

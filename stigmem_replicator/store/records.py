@@ -1,0 +1,271 @@
+"""The small transactions beside the pages.
+
+A peer's number, who works on it, how its last pull ended, its events, a cursor reset, a newer
+manifest.  Everything that belongs to a page is in ``apply``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or
+
+from stigmem_replicator.clock import Clock, NewId
+from stigmem_replicator.protocol import hlc
+from stigmem_replicator.replication.session import Position
+from stigmem_replicator.store import positions, reads
+from stigmem_replicator.store.node_models import Fact, FederationAudit, FederationManifest
+from stigmem_replicator.store.own_models import Event, HlcClock, PeerStatus
+from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.trust.keys import Manifest
+
+EVENTS_KEPT: Final = 20
+"""How many of a peer's own events are kept; what operators did is always kept."""
+
+REPLICATOR: Final = "replicator"
+"""The actor of events that no operator caused."""
+
+CURSOR_MOVED: Final = "cursor_moved_elsewhere"
+CURSOR_RESET: Final = "cursor_reset"
+STATE_CHANGED: Final = "state_changed"
+FIRST_CONTACT: Final = "first_contact"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that works on a peer."""
+
+    host: str
+    pid: int
+    command: str
+    since_ms: int
+
+    def __str__(self) -> str:
+        """Name the process as an operator can find it."""
+        return f"process {self.pid} on {self.host} ({self.command})"
+
+
+def seed_clock(connection: Connection) -> None:
+    """Move our clock past every HLC in the database, so that ours never fall behind it."""
+    newest = connection.scalar(select(func.max(Fact.hlc)))
+    walls = (
+        connection.scalars(select(Fact.hlc).where(Fact.hlc.startswith(newest.split(".")[0] + ".")))
+        if newest
+        else ()
+    )
+    states = [hlc.HlcState(*hlc.parse(text)) for text in walls if text and _reads(text)]
+    row = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).first()
+    if row is not None:
+        states.append(hlc.HlcState(row.wall_ms, row.counter))
+    greatest = max(states, default=hlc.HlcState())
+    values = {"wall_ms": greatest.wall_ms, "counter": greatest.counter}
+    connection.execute(
+        insert_or(HlcClock)
+        .values(id=1, **values)
+        .on_conflict_do_update(index_elements=["id"], set_=values)
+    )
+
+
+def _reads(text: str) -> bool:
+    return hlc.wall_ms(text) is not None
+
+
+def enlist(connection: Connection, node_id: str, clock: Clock) -> None:
+    """Give a peer its row and number unless it has them."""
+    number = select(func.coalesce(func.max(PeerStatus.number), 0) + 1).scalar_subquery()
+    connection.execute(
+        insert_or(PeerStatus)
+        .values(node_id=node_id, number=number, since_ms=clock.now_ms())
+        .on_conflict_do_nothing(index_elements=["node_id"])
+    )
+
+
+def peer_number(connection: Connection, node_id: str) -> int:
+    """Return the number by which a peer is locked."""
+    return connection.execute(
+        select(PeerStatus.number).where(PeerStatus.node_id == node_id)
+    ).scalar_one()
+
+
+def holder(connection: Connection, node_id: str) -> Holder | None:
+    """Return the process that last said that it works on a peer."""
+    row = connection.execute(
+        select(
+            PeerStatus.holder_host,
+            PeerStatus.holder_pid,
+            PeerStatus.holder_command,
+            PeerStatus.holder_since_ms,
+        ).where(PeerStatus.node_id == node_id)
+    ).first()
+    if row is None or row.holder_host is None:
+        return None
+    return Holder(*row)
+
+
+def not_before_ms(connection: Connection, node_id: str) -> int | None:
+    """Return the moment before which a peer asked not to be asked again."""
+    return connection.scalar(
+        select(PeerStatus.not_before_ms).where(PeerStatus.node_id == node_id)
+    )
+
+
+def take(connection: Connection, node_id: str, holder: Holder) -> int:
+    """Note who works on a peer now and return the peer's commit number."""
+    connection.execute(
+        update(PeerStatus)
+        .where(PeerStatus.node_id == node_id)
+        .values(
+            holder_host=holder.host,
+            holder_pid=holder.pid,
+            holder_command=holder.command,
+            holder_since_ms=holder.since_ms,
+            last_attempt_ms=holder.since_ms,
+        )
+    )
+    return connection.execute(
+        select(PeerStatus.commit_number).where(PeerStatus.node_id == node_id)
+    ).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a pull of one peer ended: the peer's new state, and why.
+
+    ``caught_up_ms`` is the sending time of the answer that said there is no more, None when
+    none did; ``not_before_ms`` is the moment before which the peer must not be asked.
+    """
+
+    state: str
+    reason: str | None = None
+    detail: str | None = None
+    caught_up_ms: int | None = None
+    not_before_ms: int | None = None
+
+
+def let_go(connection: Connection, node_id: str) -> None:
+    """Note that nobody works on a peer any more."""
+    connection.execute(
+        update(PeerStatus)
+        .where(PeerStatus.node_id == node_id)
+        .values(holder_host=None, holder_pid=None, holder_command=None, holder_since_ms=None)
+    )
+
+
+def ended(connection: Connection, node_id: str, ending: Ending, clock: Clock) -> None:
+    """Note how a pull of a peer ended."""
+    before = connection.execute(
+        select(PeerStatus.state, PeerStatus.reason).where(PeerStatus.node_id == node_id)
+    ).first()
+    values: dict[str, object] = {
+        "state": ending.state,
+        "reason": ending.reason,
+        "detail": ending.detail,
+        "not_before_ms": ending.not_before_ms,
+        "failures": PeerStatus.failures + 1 if ending.reason else 0,
+    }
+    if ending.caught_up_ms is not None:
+        values["caught_up_ms"] = ending.caught_up_ms
+        values["last_success_ms"] = ending.caught_up_ms
+    changed = before is None or (before.state, before.reason) != (ending.state, ending.reason)
+    if changed:
+        values["since_ms"] = clock.now_ms()
+        shown = {"state": ending.state, "reason": ending.reason, "detail": ending.detail}
+        note(connection, node_id, STATE_CHANGED, REPLICATOR, shown, clock)
+    connection.execute(update(PeerStatus).where(PeerStatus.node_id == node_id).values(**values))
+
+
+def note(  # noqa: PLR0913 - one column each
+    connection: Connection,
+    node_id: str,
+    event: str,
+    actor: str,
+    detail: dict[str, object],
+    clock: Clock,
+) -> None:
+    """Add an event of a peer; of what the replicator did itself, the last 20 are kept."""
+    connection.execute(
+        insert(Event).values(
+            node_id=node_id,
+            at_ms=clock.now_ms(),
+            event=event,
+            actor=actor,
+            detail=json.dumps(detail, sort_keys=True),
+        )
+    )
+    of_peer = (Event.node_id == node_id, Event.actor == REPLICATOR)
+    oldest_kept = (
+        select(Event.id).where(*of_peer).order_by(Event.id.desc()).offset(EVENTS_KEPT - 1).limit(1)
+    )
+    connection.execute(delete(Event).where(*of_peer, Event.id < oldest_kept.scalar_subquery()))
+
+
+def reset_cursor(  # noqa: PLR0913 - one value each
+    connection: Connection, peer: PeerRow, stream: str, cursor: str | None, actor: str, clock: Clock
+) -> CursorRow:
+    """Set a stream back to ``cursor`` (None: the beginning), whoever works on the peer.
+
+    A page in flight compares the row and is planned again from here.
+    """
+    enlist(connection, peer.node_id, clock)
+    stored = reads.stored_position(connection, peer, stream)
+    row = positions.write_cursor_row(connection, peer, cursor, clock)
+    kept = tuple(
+        checkpoint
+        for checkpoint in stored.position.checkpoints
+        if cursor is not None and checkpoint.position <= cursor
+    )
+    position = Position(
+        frontier=cursor,
+        settled=cursor,
+        origin_time_ms=stored.position.origin_time_ms,
+        origin_time_at_ms=stored.position.origin_time_at_ms,
+        checkpoints=kept,
+    )
+    positions.write_position(connection, peer, stream, position)
+    before = stored.row.cursor if stored.row else None
+    detail: dict[str, object] = {"stream": stream, "before": before, "after": cursor}
+    note(connection, peer.node_id, CURSOR_RESET, actor, detail, clock)
+    return row
+
+
+def store_manifest(  # noqa: PLR0913 - one value each
+    connection: Connection,
+    peer: PeerRow,
+    manifest: Manifest,
+    stored: reads.StoredManifest,
+    clock: Clock,
+    new_id: NewId,
+) -> None:
+    """Replace a stored manifest by one that follows from it, as the node does.
+
+    A manifest that did not change only gets a new time.  The transparency-log proof belongs to
+    the manifest that it was made for and goes with it.
+    """
+    document = json.dumps(manifest.document(), separators=(",", ":"))
+    values = {"updated_at": clock.now_iso()}
+    unchanged = json.loads(stored.document) == manifest.document()
+    if not unchanged:
+        values |= {
+            "manifest_json": document,
+            "signature": manifest.signature,
+            "key_id": manifest.key_id,
+            "issued_at": manifest.issued_at,
+            "expires_at": manifest.expires_at,
+        }
+        connection.execute(
+            insert(FederationAudit).values(
+                id=new_id(),
+                peer_id=peer.id,
+                event_type="manifest_stored",
+                detail=json.dumps({"entity_uri": manifest.entity_uri, "key_id": manifest.key_id}),
+                ts=clock.now_iso(),
+            )
+        )
+    connection.execute(
+        update(FederationManifest)
+        .where(FederationManifest.entity_uri == manifest.entity_uri)
+        .values(**values, **({} if unchanged else {"log_entry_json": None}))
+    )

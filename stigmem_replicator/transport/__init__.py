@@ -1,0 +1,1 @@
+"""Requests to peers: the only network."""

@@ -1,0 +1,269 @@
+"""The ordered checks on one fact: from a decoded entry to a verdict.
+
+The order is the node's, and the first check that fails decides.  Every check fails closed.
+Nothing here looks anything up: keys, policies, known rows and the time come in as values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from stigmem_replicator.errors import Reason
+from stigmem_replicator.protocol import cid, hlc, signatures
+from stigmem_replicator.protocol.envelope import (
+    INTERPRETATIONS,
+    SCOPES,
+    Entry,
+    Fact,
+)
+from stigmem_replicator.trust.keys import parse_time
+from stigmem_replicator.trust.tenants import Denied, TenantPolicy, local_tenant
+
+JUDGEMENT_VERSION: Final = 1
+"""Raised when a check changes, so that what was refused before is judged again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFact:
+    """What the database holds under an id."""
+
+    cid: str | None
+    valid_until: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FactPolicy:
+    """What the checks compare an entry with; one per peer and page.
+
+    Skew bounds are milliseconds, 0 lifts a bound.  ``trust`` scores a source in a scope, or is
+    None when the node does not score.
+    """
+
+    sender_node_id: str
+    keys: frozenset[str]
+    scopes: frozenset[str]
+    tenants: TenantPolicy
+    relay_enabled: bool
+    relay_trusted: bool
+    future_skew_ms: int
+    past_skew_ms: int
+    trust: Callable[[str, str], float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Every check passed: the fact may be written as this."""
+
+    entry: Entry
+    value_text: str
+    tenant: str
+    source_trust: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The fact is here already, unchanged."""
+
+    fact_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One check failed: the entry becomes a dead letter.
+
+    ``facts`` are the values that its audit rows record beside the reason.
+    """
+
+    reason: Reason
+    detail: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPeer:
+    """No entry of this peer can be admitted before an operator decides."""
+
+    reason: Reason
+    detail: str
+
+
+Verdict = Admit | Duplicate | Reject | BlockPeer
+
+
+def is_duplicate(fact: Fact, known: KnownFact | None) -> bool:
+    """Say whether a known row makes the fact a duplicate without any further check."""
+    return known is not None and known.cid == fact.cid and known.valid_until == fact.valid_until
+
+
+def judge(entry: Entry, policy: FactPolicy, known: KnownFact | None, now_ms: int) -> Verdict:
+    """Judge one decoded entry against the policy and what is known under its id."""
+    if is_duplicate(entry.fact, known):
+        return Duplicate(entry.fact.id)
+    refused = _check_origin(entry, policy) or _check_grant(entry, policy)
+    if refused is not None:
+        return refused
+    tenant = local_tenant(policy.tenants, entry.origin.tenant)
+    if isinstance(tenant, Denied):
+        if tenant.whole_peer:
+            return BlockPeer(Reason.TENANT_POLICY_UNSAFE, tenant.detail)
+        return Reject(Reason.TENANT_POLICY_UNSAFE, tenant.detail)
+    text = _stored_text(entry.fact)
+    if isinstance(text, Reject):
+        return text
+    refused = _check_interpretation(entry.fact)
+    if refused is not None:
+        return refused
+    if known is not None:
+        return _judge_known(entry.fact, known)
+    refused = _check_skew(entry.fact, policy, now_ms)
+    if refused is not None:
+        return refused
+    trust = policy.trust(entry.fact.source, entry.fact.scope) if policy.trust else None
+    return Admit(entry, text, tenant, trust)
+
+
+def _check_origin(entry: Entry, policy: FactPolicy) -> Reject | None:
+    fact, origin = entry.fact, entry.origin
+    if origin.node_id != policy.sender_node_id:
+        return _refuse_relayed(origin.node_id, policy)
+    if not origin.entity_uri:
+        return Reject(Reason.ORIGIN_SIG_INVALID, "the origin block names no organisation")
+    body = signatures.fact_tuple(
+        fact_id=fact.id,
+        cid=fact.cid,
+        valid_until=fact.valid_until,
+        origin_node_id=origin.node_id,
+        origin_tenant=origin.tenant,
+        origin_entity_uri=origin.entity_uri,
+        allowed_scopes=origin.allowed_scopes,
+        allowed_tenants=origin.allowed_tenants,
+    )
+    if not signatures.verifies(entry.origin_sig, body, policy.keys):
+        return Reject(Reason.ORIGIN_SIG_INVALID, "no key of the origin made this signature")
+    return None
+
+
+def _refuse_relayed(node_id: str, policy: FactPolicy) -> Reject:
+    detail = f"the fact originates at {node_id[:120]}"
+    if not policy.relay_enabled:
+        return Reject(Reason.ORIGIN_NOT_SENDER, f"{detail} and relay is off here")
+    if not policy.relay_trusted:
+        return Reject(Reason.RELAY_SENDER_NOT_TRUSTED, f"{detail} and the sender may not relay")
+    return Reject(Reason.RELAY_UNSUPPORTED, f"{detail}; relayed facts are not admitted yet")
+
+
+def _check_grant(entry: Entry, policy: FactPolicy) -> Reject | None:
+    scope, origin = entry.fact.scope, entry.origin
+    shown = {"scope": scope[:40]}
+    if scope not in origin.allowed_scopes:
+        return Reject(
+            Reason.SCOPE_NOT_IN_ORIGIN_GRANT, f"the origin did not grant {scope[:40]!r}", shown
+        )
+    if scope not in SCOPES:
+        return Reject(Reason.INVALID_SCOPE, f"{scope[:40]!r} is no scope", shown)
+    if origin.tenant not in origin.allowed_tenants:
+        return Reject(
+            Reason.TENANT_NOT_IN_ORIGIN_GRANT, f"the origin did not grant {origin.tenant[:60]!r}"
+        )
+    if scope == "local" or scope not in policy.scopes:
+        detail = f"this node did not agree to {scope!r} facts from this peer"
+        return Reject(Reason.SCOPE_NOT_PERMITTED, detail, shown)
+    return None
+
+
+def _stored_text(fact: Fact) -> str | Reject:
+    """Return the value text that the fact's content id stands for."""
+    texts = cid.value_texts(fact.value_type, fact.value)
+    computed = [_content_id(fact, text) for text in texts]
+    for text, candidate in zip(texts, computed, strict=True):
+        if candidate == fact.cid:
+            return text
+    ids = {"stored_cid": fact.cid, "computed_cid": computed[0]}
+    if any(_legacy_content_id(fact, text) == fact.cid for text in texts):
+        detail = "the content id is of wire version 1 (the origin was upgraded, this fact was not)"
+        return Reject(Reason.CID_LEGACY, detail, ids)
+    if fact.value_type == "number":
+        detail = f"no text for the number {fact.value!r:.40} has this content id"
+        return Reject(Reason.NUMBER_NOT_REPRODUCIBLE, detail, ids)
+    return Reject(Reason.CID_MISMATCH, "the content id does not fit the fact", ids)
+
+
+def _content_id(fact: Fact, text: str) -> str:
+    return cid.content_id(
+        entity=fact.entity,
+        relation=fact.relation,
+        value_type=fact.value_type,
+        value_text=text,
+        source=fact.source,
+        scope=fact.scope,
+        confidence=fact.confidence,
+        interpret_as=fact.interpret_as,
+    )
+
+
+def _legacy_content_id(fact: Fact, text: str) -> str:
+    return cid.legacy_content_id(
+        entity=fact.entity,
+        relation=fact.relation,
+        value_type=fact.value_type,
+        value_text=text,
+        source=fact.source,
+        scope=fact.scope,
+        confidence=fact.confidence,
+    )
+
+
+def _check_interpretation(fact: Fact) -> Reject | None:
+    if fact.interpret_as not in INTERPRETATIONS:
+        return Reject(Reason.INVALID_INTERPRET_AS, f"interpret_as is {fact.interpret_as[:40]!r}")
+    instructs = fact.interpret_as == "instruction" or any(
+        text.startswith("instruction:") for text in (fact.entity, fact.relation)
+    )
+    if instructs:
+        detail = "an instruction fact needs a quarantine garden, which is not supported yet"
+        return Reject(Reason.QUARANTINE_GARDEN_REQUIRED, detail)
+    return None
+
+
+def _judge_known(fact: Fact, known: KnownFact) -> Duplicate | Reject:
+    if _extends(known.valid_until, fact.valid_until):
+        detail = f"valid_until {fact.valid_until} would extend {known.valid_until}"
+        times = {
+            "stored_valid_until": known.valid_until,
+            "incoming_valid_until": fact.valid_until,
+        }
+        return Reject(Reason.VALID_UNTIL_EXTENSION, detail, times)
+    if known.cid is not None and known.cid != fact.cid:
+        ids = {"stored_cid": known.cid, "computed_cid": fact.cid}
+        return Reject(Reason.WIRE_ID_COLLISION, "the id is known with another content id", ids)
+    return Duplicate(fact.id)
+
+
+def _extends(stored: str | None, incoming: str | None) -> bool:
+    if stored is None:
+        return False
+    if incoming is None:
+        return True
+    stored_at, incoming_at = parse_time(stored), parse_time(incoming)
+    # A time that does not read cannot be shown to be no extension.
+    return stored_at is None or incoming_at is None or incoming_at > stored_at
+
+
+def _check_skew(fact: Fact, policy: FactPolicy, now_ms: int) -> Reject | None:
+    remote = hlc.wall_ms(fact.hlc) if fact.hlc else None
+    if remote is None:
+        return None
+    direction = hlc.skew(remote, now_ms, policy.future_skew_ms, policy.past_skew_ms)
+    if direction is None:
+        return None
+    measured = {
+        "direction": direction,
+        "skew_ms": remote - now_ms,
+        "remote_wall_ms": remote,
+        "local_wall_ms": now_ms,
+        "max_future_skew_ms": policy.future_skew_ms,
+        "max_past_skew_ms": policy.past_skew_ms,
+    }
+    return Reject(Reason.HLC_SKEW, f"its clock lies too far in the {direction}", measured)

@@ -1,0 +1,205 @@
+"""A demonstration for newcomers: two real nodes, our commands between them, a comparison.
+
+Run as `python -m tests.nodes.demo`. It is for showing that replication works and what it looks
+like; it stops at the first thing that goes wrong, says so and exits with 1. Whatever its end, it
+ends the nodes that it started and removes its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import httpx
+
+from tests.nodes.environment import REPOSITORY, NodeInstallError, node_environment
+from tests.nodes.fact_corpus import facts
+from tests.nodes.federation import Pair, pair_of_nodes
+from tests.nodes.node import Node, NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+FACTS = 200
+NAMESPACE = "demo"
+COMMAND = "stigmem-replicate"
+COMMAND_TIMEOUT_S = 60.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# What a fact is; the rest of a record (HLC, trust, garden) is each node's own business.
+COMPARED = (
+    "entity",
+    "relation",
+    "value",
+    "source",
+    "scope",
+    "confidence",
+    "timestamp",
+    "valid_until",
+    "cid",
+)
+
+
+class DemoError(Exception):
+    """The demonstration did not show what it should; the message says what went wrong."""
+
+
+def main() -> int:
+    for number in ENDING:
+        signal.signal(number, _interrupted)
+    started = time.monotonic()
+    try:
+        with _folder() as folder:
+            _demonstrate(folder)
+    except (DemoError, NodeError, NodeInstallError, httpx.HTTPError) as error:
+        _say(f"\nFAILED: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("\nInterrupted; both nodes are stopped.")
+        return 130
+    _say(f"\nDone in {time.monotonic() - started:.0f} s.")
+    return 0
+
+
+def _demonstrate(folder: Path) -> None:
+    _say("Two stigmem nodes will run on this machine. Facts are written to the first, and")
+    _say(f"`{COMMAND}` copies them to the second, checking every signature on the way.\n")
+
+    environment = node_environment(tell=lambda news: _say(f"   {news}"))
+    _say(f"1. Starting two nodes of stigmem-node {environment.version}, and introducing them:")
+    _say("   each registers with the other and is approved by its fingerprint.")
+    with pair_of_nodes(environment, folder) as pair:
+        for node in (pair.origin, pair.receiver):
+            _say(f"   {node.name:<9} {node.url}  {node.node_id}")
+
+        _say(f"\n2. Writing {FACTS} facts to the origin, through its HTTP API.")
+        written = _write(pair.origin)
+        if _read(pair.receiver):
+            raise DemoError("the receiver has the facts before anything was replicated")
+        _say(f"   {len(written)} facts acknowledged. The receiver knows none of them yet.")
+
+        _say("\n3. Replicating, with the command that an operator would type.")
+        _replicate(pair)
+
+        _say("\n4. Reading the facts back from the receiver, through its own HTTP API.")
+        read = _read(pair.receiver)
+        _compare(written, read)
+
+        _say("\n5. Replicating again must change nothing.")
+        _command(pair, "pull", "--peer", pair.origin.node_id)
+        if _read(pair.receiver) != read:
+            raise DemoError("pulling a second time changed the receiver's facts")
+
+        _say("\nSummary")
+        _say("   nodes                 2")
+        _say(f"   facts asserted      {len(written):>3}")
+        _say(f"   facts read back     {len(read):>3}")
+        _say("   missing             none")
+        _say("   different           none")
+
+
+def _write(origin: Node) -> dict[str, dict[str, Any]]:
+    written = (origin.post_fact(fact.request()) for fact in facts(FACTS, namespace=NAMESPACE))
+    records = {record["id"]: record for record in written}
+    if len(records) != FACTS:
+        raise DemoError(f"the origin acknowledged {len(records)} facts of {FACTS}")
+    return records
+
+
+def _read(node: Node) -> dict[str, dict[str, Any]]:
+    return {record["id"]: record for record in node.facts(source=f"agent:{NAMESPACE}")}
+
+
+def _replicate(pair: Pair) -> None:
+    _command(pair, "peers", "list")
+    _command(pair, "pull", "--peer", pair.origin.node_id)
+    _command(pair, "cursor", "show")
+
+
+def _command(pair: Pair, *arguments: str) -> None:
+    """Run one command on the receiver's database, showing it and what it prints."""
+    full = ["--db", str(pair.receiver.database), *arguments]
+    _say(f"\n   $ {COMMAND} {shlex.join(full)}")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "stigmem_replicator", *full],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            cwd=pair.receiver.folder,
+            env={
+                "PATH": os.defpath,
+                "HOME": str(pair.receiver.folder),
+                "LANG": "C.UTF-8",
+                "COLUMNS": "110",
+                "PYTHONPATH": str(REPOSITORY),
+                **pair.receiver.settings,
+            },
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"the command took over {COMMAND_TIMEOUT_S:.0f} s") from None
+    for line in done.stdout.splitlines():
+        _say(f"   {line}")
+    if done.returncode != 0:
+        raise DemoError(f"the command ended with exit code {done.returncode}")
+
+
+def _compare(written: dict[str, dict[str, Any]], read: dict[str, dict[str, Any]]) -> None:
+    missing = [fact_id for fact_id in written if fact_id not in read]
+    unknown = [fact_id for fact_id in read if fact_id not in written]
+    different = [
+        f"{fact_id} ({field})"
+        for fact_id in written
+        if fact_id in read
+        for field in COMPARED
+        if repr(written[fact_id][field]) != repr(read[fact_id][field])  # -0.0 is not 0.0
+    ]
+    reasons = [
+        f"{len(found)} facts {what}: {', '.join(found[:3])}"
+        for what, found in (
+            ("are missing", missing),
+            ("were never asserted", unknown),
+            ("differ", different),
+        )
+        if found
+    ]
+    if reasons:
+        raise DemoError("the receiver does not have the same facts\n   " + "\n   ".join(reasons))
+    _say(f"   {len(read)} facts, every one equal in all that a fact is, text and numbers included.")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="stigmem-demo-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not stop the tidying up
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
