@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from alembic import context
-
 from stigmem_replicator.store.engine import open_database, writing
 from stigmem_replicator.store.own_models import PREFIX, VERSION_TABLE, OwnBase
 

@@ -31,7 +31,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's form
+def _version(wanted: bool) -> None:
     if wanted:
         print(f"stigmem-replicate {__version__}")
         raise typer.Exit
@@ -84,7 +84,7 @@ def run() -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not complain at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return ExitCode.DONE
     except Exception as error:  # noqa: BLE001 - the last resort of the program
         traceback.print_exc()

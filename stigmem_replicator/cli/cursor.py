@@ -22,15 +22,14 @@ from stigmem_replicator.store.reads import PeerRow, StoredPosition
 
 app = typer.Typer(no_args_is_help=True, help="Where reading from each peer stands.")
 
+_SHOWN_CHECKPOINTS: Final = 5
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 @app.command()
 def show(
     context: typer.Context,
-    peer: Annotated[
-        str | None, typer.Option("--peer", metavar="X", help="Only this peer.")
-    ] = None,
+    peer: Annotated[str | None, typer.Option("--peer", metavar="X", help="Only this peer.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show the cursor of every peer, and what it may be set back to."""
@@ -68,10 +67,12 @@ def _text(peer: PeerRow, stored: StoredPosition) -> str:
         ("settled", f"{_place(position.settled)}; the next pull reads from there"),
     ]
     rows += [
-        ("checkpoint", _place(checkpoint.position)) for checkpoint in position.checkpoints[-5:]
+        ("checkpoint", _place(checkpoint.position))
+        for checkpoint in position.checkpoints[-_SHOWN_CHECKPOINTS:]
     ]
-    if len(position.checkpoints) > 5:
-        rows.append(("", f"and {len(position.checkpoints) - 5} older ones (--json shows all)"))
+    older = len(position.checkpoints) - _SHOWN_CHECKPOINTS
+    if older > 0:
+        rows.append(("", f"and {older} older ones (--json shows all)"))
     return render.pairs(rows)
 
 

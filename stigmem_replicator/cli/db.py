@@ -43,8 +43,6 @@ def drop(
     """Remove the tables and leave the node as it was; dead letters are lost."""
     with opened(settings_of(context)) as database:
         if not yes:
-            confirm(
-                f"Remove the replicator's tables, dead letters included, from {database.path}?"
-            )
+            confirm(f"Remove the replicator's tables, dead letters included, from {database.path}?")
         dropped = migrations.drop(database)
     print("the tables are removed" if dropped else "there were no tables")

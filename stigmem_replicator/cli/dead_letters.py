@@ -75,9 +75,7 @@ def show(
         )
     if as_json:
         print(
-            render.document(
-                [{**asdict(item), "payload": _payload(item.payload)} for item in found]
-            )
+            render.document([{**asdict(item), "payload": _payload(item.payload)} for item in found])
         )
         return
     for item in found:
@@ -91,11 +89,16 @@ def show(
                     ("detail", item.detail),
                     ("status", item.status),
                     ("first seen", render.moment(item.first_seen_at_ms)),
-                    ("last seen", f"{render.moment(item.last_seen_at_ms)}, {item.times_seen} times"),
+                    (
+                        "last seen",
+                        f"{render.moment(item.last_seen_at_ms)}, {item.times_seen} times",
+                    ),
                 ]
             )
         )
-        print(render.document(_payload(item.payload)) if item.payload else "its content was dropped")
+        print(
+            render.document(_payload(item.payload)) if item.payload else "its content was dropped"
+        )
 
 
 def _payload(text: str | None) -> object:

@@ -19,6 +19,7 @@ from rich.text import Text
 from stigmem_replicator.cli import render
 from stigmem_replicator.cli.context import active_peer, all_peers, opened, settings_of
 from stigmem_replicator.clock import (
+    Clock,
     SystemClock,
     SystemRandom,
     system_new_id,
@@ -84,7 +85,7 @@ class Outcome:
         return ExitCode.ENTRIES_REJECTED if strict and refused else ExitCode.DONE
 
 
-def pull(
+def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     context: typer.Context,
     peer: PeerOption = None,
     all_: Annotated[bool, typer.Option("--all", help="Every active peer.")] = False,
@@ -123,7 +124,7 @@ def pull(
             if peer is None
             else [active_peer(peers, peer)]
         )
-        outcomes = _pull_all(database, settings, chosen, wishes, one_line=all_)
+        outcomes = _pull_all(database, settings, chosen, wishes)
     _print_summary(outcomes, wishes, as_json=as_json, one_line=all_)
     raise typer.Exit(_exit_code(outcomes, strict=strict))
 
@@ -140,8 +141,6 @@ def _pull_all(
     settings: Settings,
     peers: Sequence[PeerRow],
     wishes: Wishes,
-    *,
-    one_line: bool,
 ) -> list[Outcome]:
     identity = load_identity(database, settings)
     trust = TrustBook(database, settings, SystemClock())
@@ -167,13 +166,11 @@ def _pull_all(
             random=SystemRandom(),
             new_id=system_new_id,
         )
-        anyio.run(_run, around, outcomes, wishes, one_line)
+        anyio.run(_run, around, outcomes, wishes)
     return outcomes
 
 
-async def _run(
-    around: Surroundings, outcomes: Sequence[Outcome], wishes: Wishes, one_line: bool
-) -> None:
+async def _run(around: Surroundings, outcomes: Sequence[Outcome], wishes: Wishes) -> None:
     """Pull all peers side by side; the first SIGINT or SIGTERM ends it in good order."""
     async with anyio.create_task_group() as background:
         background.start_soon(_show_progress, outcomes, around.clock)
@@ -215,7 +212,7 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _show_progress(outcomes: Sequence[Outcome], clock: SystemClock) -> None:
+async def _show_progress(outcomes: Sequence[Outcome], clock: Clock) -> None:
     """Keep a live line on a terminal, or print a line every five seconds."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -231,7 +228,7 @@ async def _show_progress(outcomes: Sequence[Outcome], clock: SystemClock) -> Non
             await anyio.sleep(0.125)
 
 
-def _progress_line(outcome: Outcome, clock: SystemClock) -> str:
+def _progress_line(outcome: Outcome, clock: Clock) -> str:
     seconds = outcome.seconds or clock.monotonic() - outcome.began
     return f"{outcome.peer.node_id}: {render.progress(outcome.report, seconds)}"
 

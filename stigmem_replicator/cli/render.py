@@ -120,9 +120,7 @@ def pull_summary(
     if counts.conflicts:
         rows.append(("conflicts", str(counts.conflicts)))
     if counts.conflicts_capped:
-        rows.append(
-            ("conflicts left out", f"{counts.conflicts_capped} (max_conflicts_per_fact)")
-        )
+        rows.append(("conflicts left out", f"{counts.conflicts_capped} (max_conflicts_per_fact)"))
     if report.moved_elsewhere:
         rows.append(("cursor changed", f"{report.moved_elsewhere} times by somebody else"))
     rows.append(("cursor", report.cursor or "at the beginning"))

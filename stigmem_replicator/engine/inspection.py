@@ -79,7 +79,7 @@ def generation(policy: FactPolicy) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def inspect(  # noqa: PLR0913 - a page and what it is judged by
+def inspect(
     database: Database,
     node_id: str,
     stream: str,

@@ -31,7 +31,7 @@ _HINTS: Final = {
 class Judge:
     """Judges the pages of one peer, in order."""
 
-    def __init__(  # noqa: PLR0913 - what it looks things up with
+    def __init__(
         self,
         database: Database,
         peer: PeerRow,
@@ -128,7 +128,9 @@ class Judge:
                 )
 
     def _check_history(self, inspected: Inspected) -> None:
-        new = [item.verdict for item in inspected.judged if isinstance(item.verdict, Admit | Reject)]
+        new = [
+            item.verdict for item in inspected.judged if isinstance(item.verdict, Admit | Reject)
+        ]
         if new and all(
             isinstance(verdict, Reject)
             and verdict.reason is Reason.HLC_SKEW

@@ -42,7 +42,7 @@ RETRY_SECONDS: Final = 60.0
 class SenderKeys:
     """The keys of one directly connected peer."""
 
-    def __init__(  # noqa: PLR0913 - what it looks things up with
+    def __init__(
         self,
         database: Database,
         peer: PeerRow,

@@ -29,6 +29,7 @@ from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.apply import BatchWrite, Committed, Fallen, NotWritten
 from stigmem_replicator.store.engine import Database, reading
 from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.store.siblings import siblings
 from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
 
 PLANS_MAX: Final = 1000
@@ -86,13 +87,13 @@ class PageWriter:
         """
         await self._check_letters(inspected)
         total, done = Counts(), 0
-        siblings: dict[ConflictKey, Siblings] | None = None
+        standing: dict[ConflictKey, Siblings] | None = None
         for _attempt in range(PLANS_MAX):
-            if siblings is None:
-                siblings = await anyio.to_thread.run_sync(self._siblings, inspected, done)
+            if standing is None:
+                standing = await anyio.to_thread.run_sync(self._siblings, inspected, done)
             batch = plan_batch(
                 inspected.judged[done:],
-                siblings,
+                standing,
                 inspected.open_letters,
                 self._context(inspected.generation),
                 self._writer.row_budget,
@@ -103,11 +104,11 @@ class PageWriter:
             outcome = await self._commit(batch, progress if last else None)
             if isinstance(outcome, Committed):
                 self._row, self._commit_number = outcome.row, outcome.commit_number
-                total, done, siblings = total + batch.counts, done + batch.entries, batch.standing
+                total, done, standing = total + batch.counts, done + batch.entries, batch.standing
                 if last:
                     return Written(total)
                 continue
-            siblings = None
+            standing = None
             if outcome.fallen is Fallen.CURSOR:
                 return await self._cursor_moved(outcome.row, total)
             if outcome.fallen is Fallen.FACTS:
@@ -168,7 +169,7 @@ class PageWriter:
             if isinstance(item.verdict, Admit) and (key := conflict_key(item.verdict)) is not None
         }
         with reading(self._database) as connection:
-            return reads.siblings(connection, keys, self._settings.max_conflicts_per_fact)
+            return siblings(connection, keys, self._settings.max_conflicts_per_fact)
 
     def _context(self, generation: str) -> PageContext:
         return PageContext(

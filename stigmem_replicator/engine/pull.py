@@ -126,9 +126,7 @@ class Pull:
         await self._note(Ending(state, caught_up_ms=self._report.caught_up_ms))
 
     async def _note(self, ending: Ending) -> None:
-        await self._around.writer.run(
-            records.ended, self._peer.node_id, ending, self._around.clock
-        )
+        await self._around.writer.run(records.ended, self._peer.node_id, ending, self._around.clock)
 
     @asynccontextmanager
     async def _peer_held(self) -> AsyncIterator[int]:

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from stigmem_replicator.engine.fetching import Fetched, FactSource
+from stigmem_replicator.engine.fetching import FactSource, Fetched
 from stigmem_replicator.engine.inspection import Inspected
 from stigmem_replicator.engine.judging import Judge
 from stigmem_replicator.engine.pages import DryRun, PageWriter
@@ -57,7 +57,7 @@ class Worker:
     so that it is true however the pass ends.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts it connects
+    def __init__(
         self,
         session: Session,
         source: FactSource,

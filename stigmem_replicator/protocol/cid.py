@@ -22,7 +22,7 @@ def _digest(body: dict[str, object]) -> str:
     return PREFIX + hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
-def content_id(  # noqa: PLR0913 - the eight fields are the definition
+def content_id(
     *,
     entity: str,
     relation: str,
@@ -52,7 +52,7 @@ def content_id(  # noqa: PLR0913 - the eight fields are the definition
     )
 
 
-def legacy_content_id(  # noqa: PLR0913 - the seven fields are the definition
+def legacy_content_id(
     *,
     entity: str,
     relation: str,

@@ -116,7 +116,9 @@ def decode_page(body: bytes) -> Page:
         raise PageError(Reason.MALFORMED_PAGE, message)
     if document.get("v") != WIRE_VERSION or document.get("v") is True:
         spoken = document.get("v", 1)
-        message = f"the peer speaks wire version {spoken!r:.20}, this node's database {WIRE_VERSION}"
+        message = (
+            f"the peer speaks wire version {spoken!r:.20}, this node's database {WIRE_VERSION}"
+        )
         raise PageError(Reason.WRONG_DIALECT, message)
     cursor, has_more = document.get("cursor"), document.get("has_more")
     if not isinstance(has_more, bool):
@@ -248,7 +250,9 @@ def _decode_fact(fact: dict[str, Any]) -> Fact:
     if clock is not None and hlc.wall_ms(clock) is None:
         message = f"fact.hlc {clock[:40]!r} does not parse"
         raise _FieldError(message)
-    interpret_as = _text(value, "interpret_as", "fact.value") if "interpret_as" in value else "content"
+    interpret_as = (
+        _text(value, "interpret_as", "fact.value") if "interpret_as" in value else "content"
+    )
     return Fact(
         id=_entry_id(fact),
         entity=_text(fact, "entity", "fact"),

@@ -73,7 +73,7 @@ def fingerprint(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def fact_tuple(  # noqa: PLR0913 - the signed fields are the definition
+def fact_tuple(
     *,
     fact_id: str,
     cid: str,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HEADER: Final = encode_base64url(b'{"alg":"EdDSA","typ":"JWT"}')
 
 
-def mint(  # noqa: PLR0913 - one claim each
+def mint(
     key: Ed25519PrivateKey,
     *,
     issuer: str,

@@ -32,6 +32,7 @@ from stigmem_replicator.store.node_models import (
 )
 from stigmem_replicator.store.own_models import DeadLetter, HlcClock, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.store.siblings import sibling_counts
 
 
 class Point(StrEnum):
@@ -115,8 +116,8 @@ def apply(
         asked = clock.monotonic()
         transaction = connection.begin()
         began = clock.monotonic()
+        version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
         try:
-            version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
             fallen = _fallen_assumption(connection, write)
             if fallen is not None:
                 transaction.rollback()
@@ -169,7 +170,7 @@ def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten 
     if reads.known_facts(connection, write.batch.admitted_ids):
         return NotWritten(Fallen.FACTS, row)
     expected = {key: count for key, count in write.batch.sibling_counts.items() if count}
-    if reads.sibling_counts(connection, list(write.batch.sibling_counts)) != expected:
+    if sibling_counts(connection, list(write.batch.sibling_counts)) != expected:
         return NotWritten(Fallen.SIBLINGS, row)
     return None
 
@@ -190,9 +191,7 @@ def _write(
     reached(Point.AFTER_INSERTS)
     row = write.row
     if write.progress is not None:
-        row = positions.save(
-            connection, write.peer, write.stream, write.row, write.progress, clock
-        )
+        row = positions.save(connection, write.peer, write.stream, write.row, write.progress, clock)
     _count(connection, write, clock.now_ms())
     return row
 
@@ -222,9 +221,7 @@ def _write_fact_audit(connection: Connection, rows: Sequence[Row]) -> None:
     )
 
 
-def _write_letters(
-    connection: Connection, write: BatchWrite, limits: Limits, now_ms: int
-) -> None:
+def _write_letters(connection: Connection, write: BatchWrite, limits: Limits, now_ms: int) -> None:
     batch = write.batch
     of_stream = (DeadLetter.node_id == write.peer.node_id, DeadLetter.stream == write.stream)
     if batch.dead_letters:

@@ -176,7 +176,7 @@ def _check_schema(connection: Connection, path: Path) -> None:
         raise LocalError(
             Reason.DATABASE_NOT_A_NODE,
             f"{path} is a SQLite database, but not one of a Stigmem node",
-            hint="start the node once so that it creates its tables, or name another file with --db",
+            hint="start the node once so that it creates its tables, or name another with --db",
         )
     newest = connection.execute(text("SELECT max(version) FROM schema_migrations")).scalar()
     columns = {

@@ -22,7 +22,10 @@ def current(connection: Connection) -> str | None:
     """Return the revision of our own tables, or None when there are none."""
     if not connection.dialect.has_table(connection, VERSION_TABLE):
         return None
-    return connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+    revision: str | None = connection.scalar(
+        text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - a constant
+    )
+    return revision
 
 
 def upgrade(database: Database) -> bool:
@@ -64,9 +67,10 @@ def drop(database: Database) -> bool:
 
 def _run(connection: Connection, revision: str | None, command: str, target: str) -> None:
     # Alembic takes a noticeable part of a second to import, and is only needed here.
-    from alembic import command as alembic_command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.util.exc import CommandError  # noqa: PLC0415
+
+    from alembic import command as alembic_command  # noqa: PLC0415
 
     config = Config()
     scripts = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT

@@ -17,7 +17,7 @@ from stigmem_replicator.store.own_models import StreamCheckpoint, StreamCursor
 from stigmem_replicator.store.reads import INBOUND, CursorRow, PeerRow
 
 
-def save(  # noqa: PLR0913 - one row each
+def save(
     connection: Connection,
     peer: PeerRow,
     stream: str,
@@ -49,9 +49,7 @@ def write_cursor_row(
     return row
 
 
-def write_position(
-    connection: Connection, peer: PeerRow, stream: str, position: Position
-) -> None:
+def write_position(connection: Connection, peer: PeerRow, stream: str, position: Position) -> None:
     """Set our own rows of a stream's position, with exactly its checkpoints."""
     values = {
         "frontier": position.frontier,

@@ -1,4 +1,4 @@
-"""What a pull looks up: identity, peers, positions, known rows, siblings, trust inputs.
+"""What a pull looks up: identity, peers, positions, known rows, trust inputs.
 
 Every function takes a connection and returns plain values.  Lookups for a page are in bulk; a
 page has at most 500 entries, so their ids fit one statement.
@@ -11,10 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Text, case, column, func, select, values
+from sqlalchemy import Connection, case, func, select
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.replication.plan import ConflictKey, Siblings
 from stigmem_replicator.replication.session import Checkpoint, Position
 from stigmem_replicator.store.node_models import (
     AgentKey,
@@ -254,79 +253,11 @@ def known_letters(
 
 def letter_count(connection: Connection, node_id: str) -> int:
     """Return how many dead letters a peer has, whatever their status."""
-    return connection.scalar(
-        select(func.count()).select_from(DeadLetter).where(DeadLetter.node_id == node_id)
-    ) or 0
-
-
-def siblings(
-    connection: Connection, keys: Collection[ConflictKey], newest: int
-) -> dict[ConflictKey, Siblings]:
-    """Return the facts under each key: the ``newest`` ids by HLC (0: all) and their number."""
-    if not keys:
-        return {}
-    wanted = _key_table(keys)
-    # Walls have 13 digits until the year 2286, so that among equal walls the longer text has
-    # the greater counter: this is the order of the integers without parsing text in SQL.
-    order = (func.substr(Fact.hlc, 1, 13).desc(), func.length(Fact.hlc).desc(), Fact.hlc.desc())
-    ranked = (
-        select(
-            Fact.id,
-            Fact.tenant_id,
-            Fact.entity,
-            Fact.relation,
-            Fact.scope,
-            func.row_number()
-            .over(partition_by=_key_columns(), order_by=order)
-            .label("rank"),
-            func.count().over(partition_by=_key_columns()).label("total"),
-        )
-        .join(wanted, _key_matches(wanted))
-        .where(Fact.confidence > 0.0)
-        .subquery()
-    )
-    query = select(ranked).order_by(ranked.c.rank)
-    if newest:
-        query = query.where(ranked.c.rank <= newest)
-    found: dict[ConflictKey, tuple[list[str], int]] = {}
-    for row in connection.execute(query):
-        key = ConflictKey(row.tenant_id, row.entity, row.relation, row.scope)
-        found.setdefault(key, ([], row.total))[0].append(row.id)
-    return {key: Siblings(tuple(ids), total) for key, (ids, total) in found.items()}
-
-
-def sibling_counts(
-    connection: Connection, keys: Collection[ConflictKey]
-) -> dict[ConflictKey, int]:
-    """Return how many facts stand under each key; keys without any are left out."""
-    if not keys:
-        return {}
-    wanted = _key_table(keys)
-    rows = connection.execute(
-        select(Fact.tenant_id, Fact.entity, Fact.relation, Fact.scope, func.count())
-        .join(wanted, _key_matches(wanted))
-        .where(Fact.confidence > 0.0)
-        .group_by(*_key_columns())
-    )
-    return {ConflictKey(*row[:4]): row[4] for row in rows}
-
-
-def _key_columns():  # type: ignore[no-untyped-def]
-    return (Fact.tenant_id, Fact.entity, Fact.relation, Fact.scope)
-
-
-def _key_table(keys: Collection[ConflictKey]):  # type: ignore[no-untyped-def]
-    names = ("tenant", "entity", "relation", "scope")
-    rows = [(key.tenant, key.entity, key.relation, key.scope) for key in keys]
-    return values(*(column(name, Text) for name in names), name="wanted").data(rows).cte()
-
-
-def _key_matches(wanted):  # type: ignore[no-untyped-def]
     return (
-        (Fact.entity == wanted.c.entity)
-        & (Fact.relation == wanted.c.relation)
-        & (Fact.scope == wanted.c.scope)
-        & (Fact.tenant_id == wanted.c.tenant)
+        connection.scalar(
+            select(func.count()).select_from(DeadLetter).where(DeadLetter.node_id == node_id)
+        )
+        or 0
     )
 
 

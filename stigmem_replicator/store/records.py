@@ -7,6 +7,7 @@ manifest.  Everything that belongs to a page is in ``apply``.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,14 +103,14 @@ def holder(connection: Connection, node_id: str) -> Holder | None:
     ).first()
     if row is None or row.holder_host is None:
         return None
-    return Holder(*row)
+    return Holder(
+        row.holder_host, row.holder_pid or 0, row.holder_command or "", row.holder_since_ms or 0
+    )
 
 
 def not_before_ms(connection: Connection, node_id: str) -> int | None:
     """Return the moment before which a peer asked not to be asked again."""
-    return connection.scalar(
-        select(PeerStatus.not_before_ms).where(PeerStatus.node_id == node_id)
-    )
+    return connection.scalar(select(PeerStatus.not_before_ms).where(PeerStatus.node_id == node_id))
 
 
 def take(connection: Connection, node_id: str, holder: Holder) -> int:
@@ -177,12 +178,12 @@ def ended(connection: Connection, node_id: str, ending: Ending, clock: Clock) ->
     connection.execute(update(PeerStatus).where(PeerStatus.node_id == node_id).values(**values))
 
 
-def note(  # noqa: PLR0913 - one column each
+def note(
     connection: Connection,
     node_id: str,
     event: str,
     actor: str,
-    detail: dict[str, object],
+    detail: Mapping[str, object],
     clock: Clock,
 ) -> None:
     """Add an event of a peer; of what the replicator did itself, the last 20 are kept."""
@@ -202,7 +203,7 @@ def note(  # noqa: PLR0913 - one column each
     connection.execute(delete(Event).where(*of_peer, Event.id < oldest_kept.scalar_subquery()))
 
 
-def reset_cursor(  # noqa: PLR0913 - one value each
+def reset_cursor(
     connection: Connection, peer: PeerRow, stream: str, cursor: str | None, actor: str, clock: Clock
 ) -> CursorRow:
     """Set a stream back to ``cursor`` (None: the beginning), whoever works on the peer.
@@ -226,12 +227,12 @@ def reset_cursor(  # noqa: PLR0913 - one value each
     )
     positions.write_position(connection, peer, stream, position)
     before = stored.row.cursor if stored.row else None
-    detail: dict[str, object] = {"stream": stream, "before": before, "after": cursor}
+    detail = {"stream": stream, "before": before, "after": cursor}
     note(connection, peer.node_id, CURSOR_RESET, actor, detail, clock)
     return row
 
 
-def store_manifest(  # noqa: PLR0913 - one value each
+def store_manifest(
     connection: Connection,
     peer: PeerRow,
     manifest: Manifest,

@@ -202,5 +202,3 @@ def signing_keys(manifest: Manifest, now: datetime, grace: timedelta) -> frozens
         if last.previous_public_key and rotated is not None and now - rotated <= grace:
             keys.add(last.previous_public_key)
     return frozenset(keys)
-
-

@@ -1,6 +1,6 @@
 """A demonstration for newcomers: two real nodes, our commands between them, a comparison.
 
-Run as `python -m tests.nodes.demo`. It is for showing that replication works and what it looks
+The facts are ordinary ones, about a few people and towns; odd text has tests of its own.  Run as `python -m tests.nodes.demo`. It is for showing that replication works and what it looks
 like; it stops at the first thing that goes wrong, says so and exits with 1. Whatever its end, it
 ends the nodes that it started and removes its folder.
 """
@@ -22,19 +22,57 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httpx
 
 from tests.nodes.environment import REPOSITORY, NodeInstallError, node_environment
-from tests.nodes.fact_corpus import facts
+from tests.nodes.fact_corpus import Fact
 from tests.nodes.federation import Pair, pair_of_nodes
 from tests.nodes.node import Node, NodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
-FACTS = 200
-NAMESPACE = "demo"
+TOWN_HALL, SURVEY = "agent:town-hall", "agent:survey"
 COMMAND = "stigmem-replicate"
 COMMAND_TIMEOUT_S = 60.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# name, born, height in metres, cups of tea a day, works remotely, lives in
+PEOPLE = (
+    ("alice", "1990-04-12", 1.68, 2, True, "lisbon"),
+    ("bob", "1984-11-30", 1.81, 0, False, "oslo"),
+    ("chiara", "1977-02-03", 1.59, 1, True, "turin"),
+    ("dmitri", "2001-08-25", 1.90, 6, False, "tallinn"),
+    ("emeka", "1995-06-17", 1.75, 3, True, "lagos"),
+    ("freya", "1969-12-01", 1.72, 4, False, "oslo"),
+    ("goran", "1988-03-09", 1.79, 2, False, "zagreb"),
+    ("hana", "1999-10-20", 1.63, 5, True, "kyoto"),
+)
+
+# name, as it is written, country, inhabitants, square kilometres, by the sea
+TOWNS = (
+    ("kyoto", "Kyoto", "Japan", 1463723, 827.83, False),
+    ("lagos", "Lagos", "Nigeria", 15388000, 1171.28, True),
+    ("lisbon", "Lisboa", "Portugal", 545796, 100.05, True),
+    ("oslo", "Oslo", "Norway", 717710, 454.12, True),
+    ("tallinn", "Tallinn", "Estonia", 461346, 159.3, True),
+    ("turin", "Torino", "Italy", 841600, 130.01, False),
+    ("zagreb", "Zagreb", "Croatia", 767131, 641.0, False),
+)
+
+# What another source says about the same thing: facts that contradict each other.
+SECOND_OPINIONS = (
+    Fact("person:bob", "cups of tea", "number", 3, SURVEY, confidence=0.6),
+    Fact("person:emeka", "lives in", "ref", "town:lisbon", SURVEY, confidence=0.7),
+    Fact("town:oslo", "inhabitants", "number", 709037, SURVEY, confidence=0.9),
+)
+
+SHOWN = (
+    ("person:alice", "born"),
+    ("person:alice", "works remotely"),
+    ("person:bob", "cups of tea"),
+    ("person:emeka", "lives in"),
+    ("town:oslo", "inhabitants"),
+    ("town:turin", "square kilometres"),
+)
 
 # What a fact is; the rest of a record (HLC, trust, garden) is each node's own business.
 COMPARED = (
@@ -82,20 +120,24 @@ def _demonstrate(folder: Path) -> None:
         for node in (pair.origin, pair.receiver):
             _say(f"   {node.name:<9} {node.url}  {node.node_id}")
 
-        _say(f"\n2. Writing {FACTS} facts to the origin, through its HTTP API.")
-        written = _write(pair.origin)
+        facts = _facts()
+        _say(f"\n2. Writing {len(facts)} facts to the origin, through its HTTP API.")
+        written = _write(pair.origin, facts)
         if _read(pair.receiver):
             raise DemoError("the receiver has the facts before anything was replicated")
         _say(f"   {len(written)} facts acknowledged. The receiver knows none of them yet.")
 
-        _say("\n3. Replicating, with the command that an operator would type.")
-        _replicate(pair)
+        _say("\n3. Replicating, with the commands that an operator would type.")
+        _command(pair, "peers", "list")
+        _command(pair, "pull", "--peer", pair.origin.node_id)
+        _command(pair, "cursor", "show")
 
         _say("\n4. Reading the facts back from the receiver, through its own HTTP API.")
         read = _read(pair.receiver)
         _compare(written, read)
+        _show(read)
 
-        _say("\n5. Replicating again must change nothing.")
+        _say("\n5. Replicating again: what is known is recognised and skipped.")
         _command(pair, "pull", "--peer", pair.origin.node_id)
         if _read(pair.receiver) != read:
             raise DemoError("pulling a second time changed the receiver's facts")
@@ -106,24 +148,55 @@ def _demonstrate(folder: Path) -> None:
         _say(f"   facts read back     {len(read):>3}")
         _say("   missing             none")
         _say("   different           none")
+        _say("   changed by pulling again   none")
 
 
-def _write(origin: Node) -> dict[str, dict[str, Any]]:
-    written = (origin.post_fact(fact.request()) for fact in facts(FACTS, namespace=NAMESPACE))
-    records = {record["id"]: record for record in written}
-    if len(records) != FACTS:
-        raise DemoError(f"the origin acknowledged {len(records)} facts of {FACTS}")
+def _facts() -> list[Fact]:
+    facts: list[Fact] = []
+    for name, born, height, cups, remotely, town in PEOPLE:
+        person = f"person:{name}"
+        facts += [
+            Fact(person, "name", "string", name.capitalize(), TOWN_HALL),
+            Fact(person, "born", "datetime", f"{born}T00:00:00Z", TOWN_HALL),
+            Fact(person, "height", "number", height, TOWN_HALL, "company"),
+            Fact(person, "cups of tea", "number", cups, TOWN_HALL),
+            Fact(person, "works remotely", "boolean", remotely, TOWN_HALL, "company"),
+            Fact(person, "lives in", "ref", f"town:{town}", TOWN_HALL),
+        ]
+    for name, written, country, inhabitants, area, by_the_sea in TOWNS:
+        town = f"town:{name}"
+        facts += [
+            Fact(town, "name", "string", written, TOWN_HALL),
+            Fact(town, "country", "string", country, TOWN_HALL),
+            Fact(town, "inhabitants", "number", inhabitants, TOWN_HALL),
+            Fact(town, "square kilometres", "number", area, TOWN_HALL),
+            Fact(town, "by the sea", "boolean", by_the_sea, TOWN_HALL),
+            Fact(town, "motto", "null", None, TOWN_HALL),
+        ]
+    return [*facts, *SECOND_OPINIONS]
+
+
+def _write(origin: Node, facts: Sequence[Fact]) -> dict[str, dict[str, Any]]:
+    records = {record["id"]: record for record in (origin.post_fact(f.request()) for f in facts)}
+    if len(records) != len(facts):
+        raise DemoError(f"the origin acknowledged {len(records)} facts of {len(facts)}")
     return records
 
 
 def _read(node: Node) -> dict[str, dict[str, Any]]:
-    return {record["id"]: record for record in node.facts(source=f"agent:{NAMESPACE}")}
+    found = [record for source in (TOWN_HALL, SURVEY) for record in node.facts(source=source)]
+    return {record["id"]: record for record in found}
 
 
-def _replicate(pair: Pair) -> None:
-    _command(pair, "peers", "list")
-    _command(pair, "pull", "--peer", pair.origin.node_id)
-    _command(pair, "cursor", "show")
+def _show(read: dict[str, dict[str, Any]]) -> None:
+    """Print a few facts as the receiver tells them, both sides of a contradiction among them."""
+    for entity, relation in SHOWN:
+        told = [
+            f"{record['value']['v']} ({record['source']})"
+            for record in read.values()
+            if (record["entity"], record["relation"]) == (entity, relation)
+        ]
+        _say(f"      {entity:<13} {relation:<18} {'  or  '.join(sorted(told))}")
 
 
 def _command(pair: Pair, *arguments: str) -> None:
@@ -179,7 +252,7 @@ def _compare(written: dict[str, dict[str, Any]], read: dict[str, dict[str, Any]]
     ]
     if reasons:
         raise DemoError("the receiver does not have the same facts\n   " + "\n   ".join(reasons))
-    _say(f"   {len(read)} facts, every one equal in all that a fact is, text and numbers included.")
+    _say(f"   {len(read)} facts, every one equal in all that a fact is. Some of them:")
 
 
 @contextmanager

@@ -416,6 +416,24 @@ def test_a_settled_position_far_enough_back_survives_a_step_back() -> None:
     assert position.settled == at(2 * MINUTE)
 
 
+def test_a_step_back_may_have_come_right_after_the_last_answer() -> None:
+    """Stamps made since then may lie lower than the origin's clock does by now."""
+    last = answer(at(12 * SECOND))
+    page = later(replace(last, hlcs=(), cursor=None), 30 * SECOND, 15 * SECOND)
+    position = settle(NEW, answer(at(MINUTE)), last, page)
+    assert position.settled == at(MINUTE)
+
+
+def test_answers_take_unequal_times_without_unsettling_anything() -> None:
+    """A tenth of the overlap on top of it absorbs whole seconds and late answers."""
+    assert settle(NEW, answer(at(11 * SECOND))).settled is None
+    page = answer(at(11 * SECOND + 1))
+    position = settle(NEW, page)
+    assert position.settled == at(11 * SECOND + 1)
+    position = settle(position, later(replace(page, duration_ms=999), 100, 100))
+    assert position.settled == at(11 * SECOND + 1)
+
+
 def test_several_small_steps_back_are_seen_too() -> None:
     """The settled position falls when the origin's clock stands no longer far past it."""
     first = answer(at(12 * SECOND))
@@ -442,6 +460,15 @@ def test_after_a_step_forward_the_settled_position_waits() -> None:
     assert position.settled == at(MINUTE)
     position = settle(position, later(new, OVERLAP + 1, OVERLAP + 1))
     assert position.settled == at(-MINUTE)
+
+
+def test_the_origins_time_follows_the_least_of_the_answers_ahead_of_it() -> None:
+    """Two steps forward in a row are waited for like one."""
+    base = answer(at(MINUTE), sent_at_ms=NOW + 2 * HOUR)
+    one = later(base, SECOND, HOUR)
+    low = later(base, 2 * SECOND, 30 * MINUTE)
+    position = settle(NEW, base, one, low, later(one, OVERLAP + 1, OVERLAP + 1))
+    assert position.origin_time_ms == NOW + 30 * MINUTE + 9 * SECOND + 1
 
 
 def test_old_entries_settle_while_the_origins_time_is_in_doubt() -> None:

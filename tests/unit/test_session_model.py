@@ -118,6 +118,15 @@ class PullMachine(RuleBasedStateMachine):
         """Set the origin's clock, if an answer showed its last step."""
         self.puller.step_clock(-by_ms if back else by_ms, during_request=during_request)
 
+    @rule(
+        read_after_ms=st.integers(min_value=11_000, max_value=14_000),
+        by_ms=st.integers(min_value=1, max_value=40_000),
+        wait_ms=st.integers(min_value=600, max_value=60_000),
+    )
+    def set_back(self, read_after_ms: int, by_ms: int, wait_ms: int) -> None:
+        """Set the origin's clock back at the worst moment."""
+        set_back_and_stamp(self.puller, read_after_ms, by_ms, wait_ms)
+
     @rule(duration_ms=WAITS)
     def wait(self, duration_ms: int) -> None:
         """Let time pass."""
@@ -164,71 +173,115 @@ PullMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=4
 TestPull = PullMachine.TestCase
 
 
-def live(seed: int, steps: int) -> ModelPuller:
-    """Live through a long history drawn from a seed."""
-    chance = random.Random(seed)
-    origin = ModelOrigin()
-    limits = PagingLimits(
-        page_size=chance.choice([3, 4, 5, 8, 16, 50]),
-        pages_ahead=chance.choice([1, 2, 3]),
-        max_pages=chance.choice([None, None, 2, 5]),
-    )
-    puller = ModelPuller(origin, limits, chance.choice([-60_000, -2_000, 0, 2_000, 60_000]))
-    hides, far, learns = (chance.random() < 0.3 for _ in range(3))
+def set_back_and_stamp(puller: ModelPuller, read_after_ms: int, by_ms: int, wait_ms: int) -> None:
+    """Set the clock back right after an answer that settled as much as it could."""
+    origin = puller.origin
+    origin.assign(0, 0)
+    origin.wait(read_after_ms)
+    puller.pull_until_caught_up()
+    if puller.step_clock(-by_ms):
+        origin.restart(0)
+        origin.assign(0, 500)
+        origin.wait(wait_ms)
 
-    def delay() -> int:
-        return chance.choice([0, 1, 5, 20, 100, 900]) if chance.random() < 0.97 else 9_000
 
-    def assign() -> None:
-        for _ in range(chance.choice([1, 1, 2, 3, 12])):
-            commit_after_ms = chance.choice([0, 1, 50, 500, 4_000, 9_000, OVERLAP - 1])
-            hidden = hides and chance.random() < 0.4
-            origin.assign(chance.randrange(2), commit_after_ms, hidden=hidden)
-            if not hides and chance.random() < 0.2:
-                origin.assign_equal(chance.choice([0, 50, OVERLAP - 1]))
+class History:
+    """A long history drawn from a seed."""
 
-    def set_clock() -> None:
+    def __init__(self, seed: int) -> None:
+        self.chance = chance = random.Random(seed)
+        self.origin = ModelOrigin()
+        limits = PagingLimits(
+            page_size=chance.choice([3, 4, 5, 8, 16, 50]),
+            pages_ahead=chance.choice([1, 2, 3]),
+            max_pages=chance.choice([None, None, 2, 5]),
+        )
+        our_offset_ms = chance.choice([-60_000, -2_000, 0, 2_000, 60_000])
+        self.puller = ModelPuller(self.origin, limits, our_offset_ms)
+        self.hides, self.far, self.learns = (chance.random() < 0.3 for _ in range(3))
+
+    def live(self, steps: int) -> ModelPuller:
+        """Take so many steps, most of them assignments, requests, commits and waits."""
+        weights = {
+            self.assign: 30,
+            self.advance: 32,
+            self.puller.commit: 10,
+            self.wait: 12,
+            self.puller.interrupt: 3,
+            self.restart: 4,
+            self.stall: 1,
+            self.puller.time_out: 2,
+            self.set_clock: 3,
+            self.set_back: 1,
+            self.puller.pull_until_caught_up: 1,
+        }
+        if self.far:
+            self.origin.stamp_year_2200()
+        for action in self.chance.choices(list(weights), list(weights.values()), k=steps):
+            action()
+        return self.puller
+
+    def assign(self) -> None:
+        """Stamp a few facts, some twice, some never sent."""
+        for _ in range(self.chance.choice([1, 1, 2, 3, 12])):
+            commit_after_ms = self.chance.choice([0, 1, 50, 500, 4_000, 9_000, OVERLAP - 1])
+            hidden = self.hides and self.chance.random() < 0.4
+            self.origin.assign(self.chance.randrange(2), commit_after_ms, hidden=hidden)
+            if not self.hides and self.chance.random() < 0.2:
+                self.origin.assign_equal(self.chance.choice([0, 50, OVERLAP - 1]))
+
+    def delay(self) -> int:
+        """Return a usual delay, now and then a long one."""
+        if self.chance.random() < 0.97:
+            return self.chance.choice([0, 1, 5, 20, 100, 900])
+        return self.chance.randrange(15_000)
+
+    def advance(self) -> None:
+        """Do what the session says."""
+        date = self.chance.random() < 0.97
+        self.puller.advance(self.delay(), self.delay(), date=date)
+
+    def wait(self) -> None:
+        """Let time pass."""
+        self.origin.wait(self.chance.choice([1, 7, 100, 1_000, 3_000, 9_000, 11_000, 30_000]))
+
+    def restart(self) -> None:
+        """Let a process stamp lower than before, or ahead of its clock."""
+        process = self.chance.randrange(2)
+        if self.learns and self.chance.random() < 0.3:
+            self.origin.learn(process, self.chance.randrange(1, 280_000))
+        else:
+            self.origin.restart(process)
+
+    def stall(self) -> None:
+        """Let the next page lead nowhere."""
+        self.puller.stall_next = True
+
+    def set_clock(self) -> None:
+        """Set the origin's clock."""
+        chance = self.chance
         by_ms = chance.choice([11_000, 15_000, 60_000, 3_600_000, chance.randrange(1, 10_000)])
-        puller.step_clock(chance.choice([-1, 1]) * by_ms, during_request=chance.random() < 0.2)
+        during_request = chance.random() < 0.2
+        self.puller.step_clock(chance.choice([-1, 1]) * by_ms, during_request=during_request)
 
-    def learn() -> None:
-        if learns:
-            origin.learn(chance.randrange(2), chance.randrange(1, 280_000))
-
-    def stall() -> None:
-        puller.stall_next = True
-
-    actions = {
-        assign: 30,
-        lambda: puller.advance(delay(), delay(), date=chance.random() < 0.97): 32,
-        puller.commit: 10,
-        lambda: origin.wait(chance.choice([1, 7, 100, 1_000, 3_000, 9_000, 11_000, 30_000])): 12,
-        puller.interrupt: 3,
-        lambda: origin.restart(chance.randrange(2)): 3,
-        learn: 1,
-        stall: 1,
-        puller.time_out: 2,
-        set_clock: 3,
-        puller.pull_until_caught_up: 1,
-    }
-    if far:
-        origin.stamp_year_2200()
-    for action in chance.choices(list(actions), list(actions.values()), k=steps):
-        action()
-    return puller
+    def set_back(self) -> None:
+        """Set it back at the worst moment."""
+        chance = self.chance
+        read_after_ms, by_ms = chance.randrange(11_000, 14_000), chance.randrange(1, 40_000)
+        set_back_and_stamp(self.puller, read_after_ms, by_ms, chance.randrange(600, 60_000))
 
 
 @pytest.mark.parametrize("first_seed", range(0, 200, 50))
 def test_long_histories_lose_nothing(first_seed: int) -> None:
     """Long histories from seeds; a failing seed is named and repeats exactly."""
     for seed in range(first_seed, first_seed + 50):
-        assert lost(live(seed, steps=300)) == set(), f"seed {seed}"
+        assert lost(History(seed).live(steps=300)) == set(), f"seed {seed}"
 
 
 def test_a_stream_that_falls_quiet_settles_whatever_its_clock_did() -> None:
     """After quiet polls a pass is one page, unless a stamp lies ahead of the clock."""
     for seed in range(60):
-        puller = live(seed, steps=200)
+        puller = History(seed).live(steps=200)
         puller.step_during_next_ms = 0
         puller.pull_until_caught_up()
         puller.origin.wait(2 * 60 * MINUTE * 60)
