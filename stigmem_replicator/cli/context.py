@@ -13,7 +13,7 @@ import typer
 
 from stigmem_replicator.errors import LocalError, Reason, UnknownPeerError, UsageError
 from stigmem_replicator.observe import log
-from stigmem_replicator.settings import Settings, load
+from stigmem_replicator.settings import DEFAULT_ORIGIN, Settings, load
 from stigmem_replicator.store import reads
 from stigmem_replicator.store.engine import Database, open_database, reading
 from stigmem_replicator.store.reads import PeerRow
@@ -36,7 +36,10 @@ class Invocation:
             env_file=self.env_file,
             cwd=Path.cwd(),
         )
-        log.configure(settings.log_level, terminal=sys.stderr.isatty())
+        # A command speaks for itself; what goes on below is told to those who ask for it.
+        asked = settings.origin("log_level") != DEFAULT_ORIGIN
+        level = settings.log_level if asked else "warning"
+        log.configure(level, terminal=sys.stderr.isatty())
         return settings
 
 

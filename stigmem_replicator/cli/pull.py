@@ -106,7 +106,10 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Catch up with a peer now: pull, verify and store what is new, then exit."""
+    """Catch up with a peer now, then exit.
+
+    Pulls what is new, verifies it, and stores it with the cursor that it moves.
+    """
     if (peer is None) == (not all_):
         raise UsageError(Reason.USAGE, "pull needs either --peer X or --all")
     settings = settings_of(context)

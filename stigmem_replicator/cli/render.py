@@ -43,7 +43,10 @@ def moment(at_ms: int | None) -> str:
     """Return a time as ISO 8601 in UTC to the second, ``never`` for none."""
     if at_ms is None:
         return "never"
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return "beyond the year 9999"  # a position may hold any wall part
 
 
 def age(at_ms: int | None, now_ms: int) -> str:
@@ -83,6 +86,10 @@ def progress(report: PullReport, seconds: float) -> str:
     )
 
 
+def _new_facts(admitted: int, seconds: float) -> str:
+    return f"{admitted} new facts ({_rate(admitted, seconds)})" if admitted else "no new facts"
+
+
 def _rate(entries: int, seconds: float) -> str:
     return f"{entries / max(seconds, 0.001):.0f} new/s"
 
@@ -111,7 +118,7 @@ def pull_summary(
         ("peer", f"{peer.node_id} at {peer.node_url}"),
         ("end", f"{end} after {seconds:.1f} s"),
         ("pages", str(report.pages)),
-        (verb, f"{counts.admitted} new facts ({_rate(counts.admitted, seconds)})"),
+        (verb, _new_facts(counts.admitted, seconds)),
         ("duplicates", str(counts.duplicates)),
         ("rejected", reasons(counts.rejected) or "0"),
     ]

@@ -153,7 +153,11 @@ def raw_hlc(raw: object) -> str | None:
 
 def payload(raw: object) -> bytes:
     """Return the canonical bytes of a raw entry, as kept in a dead letter."""
-    return json.dumps(raw, sort_keys=True, separators=(",", ":")).encode("ascii")
+    try:
+        return json.dumps(raw, sort_keys=True, separators=(",", ":")).encode("ascii")
+    except RecursionError:
+        # What could just be read may be too deep to be written from a deeper stack.
+        return b'"nested too deeply"'
 
 
 def payload_hash(data: bytes) -> str:

@@ -1,7 +1,7 @@
 """One stream's pull from one peer, as values and tables.  No I/O, no clock.
 
-Rule 1: everything that decides which page is asked for next, and what a page makes of the
-stored positions, lives here.  Fetching, verifying and committing live elsewhere.
+Rule 1: everything that decides which page is asked for next lives here; what a page makes of
+the stored positions lives in ``positions``.  Fetching, verifying and committing live elsewhere.
 
 Rule 2: only positions that the peer gave us are sent back to it.  A position is a text: a
 page's cursor or an entry's HLC.  The peer compares them as text and answers with what is

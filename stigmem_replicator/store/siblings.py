@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
-from sqlalchemy import CTE, ColumnElement, Connection, Text, and_, column, func, select, values
+from sqlalchemy import ColumnElement, Connection, TableValuedAlias, and_, func, select
 
 from stigmem_replicator.replication.plan import ConflictKey, Siblings
 from stigmem_replicator.store.node_models import Fact
@@ -56,16 +57,17 @@ def sibling_counts(connection: Connection, keys: Collection[ConflictKey]) -> dic
     return {ConflictKey(*row[:4]): row[4] for row in rows}
 
 
-def _wanted(keys: Collection[ConflictKey]) -> CTE:
-    names = ("tenant", "entity", "relation", "scope")
+def _wanted(keys: Collection[ConflictKey]) -> TableValuedAlias:
+    # One parameter, so that the statement is compiled once, and a table of its own, so that the
+    # facts are searched by their index; a list of row values would make SQLite read them all.
     rows = [(key.tenant, key.entity, key.relation, key.scope) for key in keys]
-    return values(*(column(name, Text) for name in names), name="wanted").data(rows).cte()
+    return func.json_each(json.dumps(rows)).table_valued("value", name="wanted")
 
 
-def _under(wanted: CTE) -> ColumnElement[bool]:
+def _under(wanted: TableValuedAlias) -> ColumnElement[bool]:
     return and_(
-        Fact.entity == wanted.c.entity,
-        Fact.relation == wanted.c.relation,
-        Fact.scope == wanted.c.scope,
-        Fact.tenant_id == wanted.c.tenant,
+        *(
+            column == func.json_extract(wanted.c.value, f"$[{index}]")
+            for index, column in enumerate(_KEY)
+        )
     )

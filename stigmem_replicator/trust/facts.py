@@ -24,6 +24,8 @@ from stigmem_replicator.trust.tenants import Denied, TenantPolicy, local_tenant
 JUDGEMENT_VERSION: Final = 1
 """Raised when a check changes, so that what was refused before is judged again."""
 
+_SHOWN_CHARACTERS: Final = 100
+
 
 @dataclass(frozen=True, slots=True)
 class KnownFact:
@@ -180,7 +182,7 @@ def _stored_text(fact: Fact) -> str | Reject:
     for text, candidate in zip(texts, computed, strict=True):
         if candidate == fact.cid:
             return text
-    ids = {"stored_cid": fact.cid, "computed_cid": computed[0]}
+    ids = {"stored_cid": _shown(fact.cid), "computed_cid": computed[0]}
     if any(_legacy_content_id(fact, text) == fact.cid for text in texts):
         detail = "the content id is of wire version 1 (the origin was upgraded, this fact was not)"
         return Reject(Reason.CID_LEGACY, detail, ids)
@@ -229,16 +231,19 @@ def _check_interpretation(fact: Fact) -> Reject | None:
 
 def _judge_known(fact: Fact, known: KnownFact) -> Duplicate | Reject:
     if _extends(known.valid_until, fact.valid_until):
-        detail = f"valid_until {fact.valid_until} would extend {known.valid_until}"
-        times = {
-            "stored_valid_until": known.valid_until,
-            "incoming_valid_until": fact.valid_until,
-        }
+        stored, incoming = _shown(known.valid_until), _shown(fact.valid_until)
+        detail = f"valid_until {incoming} would extend {stored}"
+        times = {"stored_valid_until": stored, "incoming_valid_until": incoming}
         return Reject(Reason.VALID_UNTIL_EXTENSION, detail, times)
     if known.cid is not None and known.cid != fact.cid:
-        ids = {"stored_cid": known.cid, "computed_cid": fact.cid}
+        ids = {"stored_cid": _shown(known.cid), "computed_cid": _shown(fact.cid)}
         return Reject(Reason.WIRE_ID_COLLISION, "the id is known with another content id", ids)
     return Duplicate(fact.id)
+
+
+def _shown(text: str | None) -> str | None:
+    """Return a text of the peer as details and audit rows show it: not endlessly."""
+    return None if text is None else text[:_SHOWN_CHARACTERS]
 
 
 def _extends(stored: str | None, incoming: str | None) -> bool:

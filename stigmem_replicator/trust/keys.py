@@ -84,7 +84,7 @@ class Manifest:
         issued, expires = parse_time(self.issued_at), parse_time(self.expires_at)
         if issued is None or expires is None:
             raise ManifestError("issued_at or expires_at is not a time")
-        if not issued < expires <= issued + VALIDITY_MAX:
+        if not issued < expires or expires - issued > VALIDITY_MAX:
             raise ManifestError(f"its validity is not between 0 and {VALIDITY_MAX.days} days")
         if len(self.rotations) > ROTATIONS_MAX:
             raise ManifestError(f"it lists more than {ROTATIONS_MAX} rotations")

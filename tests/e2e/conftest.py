@@ -114,7 +114,12 @@ def cli(tmp_path: Path) -> Cli:
     `env` replaces the default, which only allows plain loopback. With `check` a failure of the
     command fails the test with what it printed.
     """
-    home = tmp_path / "cli-home"
+    return make_cli(tmp_path)
+
+
+def make_cli(folder: Path) -> Cli:
+    """Return what the fixture `cli` gives, for fixtures of a wider scope."""
+    home = folder / "cli-home"
     home.mkdir()
 
     def run(
@@ -133,13 +138,7 @@ def cli(tmp_path: Path) -> Cli:
             text=True,
             encoding="utf-8",
             cwd=home,
-            env={
-                "PATH": os.defpath,
-                "HOME": str(home),
-                "LANG": "C.UTF-8",
-                "PYTHONPATH": str(REPOSITORY),
-                **(LOOPBACK if env is None else env),
-            },
+            env=cli_environ(home, LOOPBACK if env is None else env),
             timeout=timeout,
             check=False,
         )
@@ -149,3 +148,14 @@ def cli(tmp_path: Path) -> Cli:
         return CliResult(done.stdout, done.stderr, done.returncode)
 
     return run
+
+
+def cli_environ(home: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a command: `env` and the little that Python needs."""
+    return {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(REPOSITORY),
+        **env,
+    }

@@ -19,6 +19,7 @@ from tests.nodes.node import INSIDE_NODE, Node, NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from types import TracebackType
 
     from tests.nodes.fact_corpus import Fact
@@ -57,13 +58,15 @@ class HeldCommit:
 
 
 class InsideNode:
-    """A process inside a node's environment that asserts with the node's own code.
+    """A process in a node's environment that asserts, scores and pulls with the node's own code.
 
-    A context manager. Whatever is still held at its end is rolled back, as in a crash.
+    A context manager. Whatever is still held at its end is rolled back, as in a crash. `database`
+    takes the place of the node's own, so that a copy can be worked on.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, database: Path | None = None) -> None:
         self._node = node
+        self._database = database or node.database
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
 
@@ -77,7 +80,7 @@ class InsideNode:
                 text=True,
                 encoding="utf-8",
                 cwd=self._node.folder,
-                env=self._node.environ,
+                env={**self._node.environ, "STIGMEM_DB_PATH": str(self._database)},
                 start_new_session=True,
             )
         try:
@@ -135,6 +138,31 @@ class InsideNode:
     def forget_clock(self) -> None:
         """Let the HLC start anew from the clock, as after a restart: it may fall back."""
         self.order("forget_clock")
+
+    def trust_scores(self, sources: Iterable[tuple[str, str]]) -> list[float]:
+        """What the node would score each (source, scope) now, remembering nothing."""
+        scores: list[float] = self.order("trust", sources=list(sources))["scores"]
+        return scores
+
+    def peer_token(self, peer: Node) -> str:
+        """A token with which this node may ask a peer once, as its own loop makes them."""
+        token: str = self.order("token", node_id=peer.node_id)["token"]
+        return token
+
+    def pull_all_peers_once(self) -> None:
+        """One turn of the node's own loop: one page from every active peer."""
+        self.order("pull_all_peers_once")
+
+    def ingest_pages(self, node_id: str, bodies: Iterable[bytes]) -> list[str | None]:
+        """Have the node's own loop take answers of a peer, an entry at a time.
+
+        Returns for each entry the exception that ended the loop there, None where it went on.
+        Cursors are saved as the loop does after each page.
+        """
+        ended: list[str | None] = []
+        for body in bodies:
+            ended += self.order("ingest", node_id=node_id, body=body.decode())["ended"]
+        return ended
 
     def order(self, do: str, **details: object) -> dict[str, Any]:
         """Have one order carried out; the vocabulary is inside_node.py's."""

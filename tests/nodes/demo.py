@@ -1,8 +1,9 @@
 """A demonstration for newcomers: two real nodes, our commands between them, a comparison.
 
-The facts are ordinary ones, about a few people and towns; odd text has tests of its own.  Run as `python -m tests.nodes.demo`. It is for showing that replication works and what it looks
-like; it stops at the first thing that goes wrong, says so and exits with 1. Whatever its end, it
-ends the nodes that it started and removes its folder.
+The facts are ordinary ones, about a few people and towns. Run as `python -m tests.nodes.demo`. It
+is for showing that replication works and what it looks like; it stops at the first thing that goes
+wrong, says so and exits with 1. Whatever its end, it ends the nodes that it started and removes
+its folder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 TOWN_HALL, SURVEY = "agent:town-hall", "agent:survey"
+TOWN = "stigmem://towns.example/"
 COMMAND = "stigmem-replicate"
 COMMAND_TIMEOUT_S = 60.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,8 +63,8 @@ TOWNS = (
 # What another source says about the same thing: facts that contradict each other.
 SECOND_OPINIONS = (
     Fact("person:bob", "cups of tea", "number", 3, SURVEY, confidence=0.6),
-    Fact("person:emeka", "lives in", "ref", "town:lisbon", SURVEY, confidence=0.7),
-    Fact("town:oslo", "inhabitants", "number", 709037, SURVEY, confidence=0.9),
+    Fact("person:emeka", "lives in", "ref", f"{TOWN}lisbon", SURVEY, confidence=0.7),
+    Fact(f"{TOWN}oslo", "inhabitants", "number", 709037, SURVEY, confidence=0.9),
 )
 
 SHOWN = (
@@ -70,8 +72,8 @@ SHOWN = (
     ("person:alice", "works remotely"),
     ("person:bob", "cups of tea"),
     ("person:emeka", "lives in"),
-    ("town:oslo", "inhabitants"),
-    ("town:turin", "square kilometres"),
+    (f"{TOWN}oslo", "inhabitants"),
+    (f"{TOWN}turin", "square kilometres"),
 )
 
 # What a fact is; the rest of a record (HLC, trust, garden) is each node's own business.
@@ -148,7 +150,7 @@ def _demonstrate(folder: Path) -> None:
         _say(f"   facts read back     {len(read):>3}")
         _say("   missing             none")
         _say("   different           none")
-        _say("   changed by pulling again   none")
+        _say("   pulled again        nothing changed")
 
 
 def _facts() -> list[Fact]:
@@ -161,10 +163,10 @@ def _facts() -> list[Fact]:
             Fact(person, "height", "number", height, TOWN_HALL, "company"),
             Fact(person, "cups of tea", "number", cups, TOWN_HALL),
             Fact(person, "works remotely", "boolean", remotely, TOWN_HALL, "company"),
-            Fact(person, "lives in", "ref", f"town:{town}", TOWN_HALL),
+            Fact(person, "lives in", "ref", f"{TOWN}{town}", TOWN_HALL),
         ]
     for name, written, country, inhabitants, area, by_the_sea in TOWNS:
-        town = f"town:{name}"
+        town = f"{TOWN}{name}"
         facts += [
             Fact(town, "name", "string", written, TOWN_HALL),
             Fact(town, "country", "string", country, TOWN_HALL),
@@ -192,11 +194,16 @@ def _show(read: dict[str, dict[str, Any]]) -> None:
     """Print a few facts as the receiver tells them, both sides of a contradiction among them."""
     for entity, relation in SHOWN:
         told = [
-            f"{record['value']['v']} ({record['source']})"
+            f"{_spoken(record['value'])} ({record['source']})"
             for record in read.values()
             if (record["entity"], record["relation"]) == (entity, relation)
         ]
-        _say(f"      {entity:<13} {relation:<18} {'  or  '.join(sorted(told))}")
+        _say(f"      {entity:<30} {relation:<18} {'  or  '.join(sorted(told))}")
+
+
+def _spoken(value: dict[str, Any]) -> str:
+    """A value as a person would write it: the wire carries every number as a float."""
+    return f"{value['v']:.15g}" if value["type"] == "number" else str(value["v"])
 
 
 def _command(pair: Pair, *arguments: str) -> None:
@@ -235,7 +242,7 @@ def _compare(written: dict[str, dict[str, Any]], read: dict[str, dict[str, Any]]
     missing = [fact_id for fact_id in written if fact_id not in read]
     unknown = [fact_id for fact_id in read if fact_id not in written]
     different = [
-        f"{fact_id} ({field})"
+        f"{fact_id} ({field}: {written[fact_id][field]!r}, read {read[fact_id][field]!r})"
         for fact_id in written
         if fact_id in read
         for field in COMPARED

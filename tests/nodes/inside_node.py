@@ -2,7 +2,8 @@
 
 For what cannot be had through the node's HTTP API: preparing a database and its manifest, serving
 with a lifeline, asserting thousands of facts quickly, holding a commit open after its HLC was
-assigned, and stopping the clock that HLCs are made from. Every fact goes through the node's own
+assigned, stopping the clock that HLCs are made from, and having its own pull loop take a turn or a
+recorded page. Every fact goes through the node's own
 assert function; only the borders of its transactions and its clock are ours. It is not imported
 by tests, and it imports nothing but the standard library and the node.
 
@@ -15,6 +16,7 @@ A `serve` or `work` process ends when its standard input does, so none outlives 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import json
@@ -31,9 +33,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stigmem_node import db as node_db
-from stigmem_node import hlc
+from stigmem_node import hlc, source_trust
 from stigmem_node.auth import Identity, register_api_key
-from stigmem_node.federation.peer_token import init_federation_keys
+from stigmem_node.federation import federation_pull
+from stigmem_node.federation.peer_token import create_peer_token, init_federation_keys
 from stigmem_node.identity.key_rotation import generate_key_id
 from stigmem_node.identity.manifest import OrgManifest, manifest_to_dict, sign_manifest
 from stigmem_node.main import run
@@ -190,6 +193,10 @@ class Worker:
             "freeze": self.freeze,
             "thaw": self.thaw,
             "forget_clock": self.forget_clock,
+            "trust": trust,
+            "token": token,
+            "pull_all_peers_once": pull_all_peers_once,
+            "ingest": ingest,
         }
 
     def assert_facts(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -315,6 +322,58 @@ class Worker:
 
         _facts_assert.db = watched
         _facts_assert.node_hlc = types.SimpleNamespace(tick=tick, receive=clock.receive)
+
+
+def trust(order: dict[str, Any]) -> dict[str, Any]:
+    """Score sources without the loop's memory, which knows a source but not its scope."""
+    return {"scores": [source_trust._compute_fresh(*pair, None) for pair in order["sources"]]}
+
+
+def token(order: dict[str, Any]) -> dict[str, Any]:
+    (peer,) = (peer for peer in _active_peers() if peer["node_id"] == order["node_id"])
+    return {"token": create_peer_token(peer["node_id"], json.loads(peer["allowed_scopes"]))}
+
+
+def pull_all_peers_once(_order: dict[str, Any]) -> dict[str, Any]:
+    asyncio.run(federation_pull.pull_all_peers_once())
+    return {}
+
+
+class _Recorded:
+    """In place of the loop's HTTP client: every request gets the same answer."""
+
+    def __init__(self, page: dict[str, Any]) -> None:
+        self._page = page
+
+    async def get(self, *_arguments: Any, **_named: Any) -> Any:
+        return types.SimpleNamespace(status_code=200, json=lambda: self._page)
+
+
+def ingest(order: dict[str, Any]) -> dict[str, Any]:
+    """Give the loop one answer of a peer, an entry at a time, and save the cursor as it does.
+
+    An entry at a time, because an exception ends the loop's turn and with it the entries after it.
+    """
+    (peer,) = (peer for peer in _active_peers() if peer["node_id"] == order["node_id"])
+    page = json.loads(order["body"])
+    ended = [_end_of_turn(peer, {**page, "facts": [entry]}) for entry in page["facts"]]
+    if page["cursor"] != federation_pull.load_cursor(peer["id"]):
+        federation_pull.save_cursor(peer["id"], page["cursor"])
+    return {"ended": ended}
+
+
+def _end_of_turn(peer: dict[str, Any], page: dict[str, Any]) -> str | None:
+    try:
+        asyncio.run(federation_pull.pull_from_peer_once(peer, _Recorded(page), None))
+    except Exception as error:  # noqa: BLE001 - told to the driver, whatever it is
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _active_peers() -> list[dict[str, Any]]:
+    with node_db.db() as connection:
+        rows = connection.execute("SELECT * FROM peers WHERE status = 'active'").fetchall()
+    return [dict(row) for row in rows]
 
 
 @contextmanager

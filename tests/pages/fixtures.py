@@ -1,0 +1,145 @@
+"""Fixtures around the page server; a test module takes them with `pytest_plugins`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from stigmem_replicator.store import migrations
+from stigmem_replicator.store.engine import open_database
+from tests.nodes.environment import REPOSITORY, node_environment
+from tests.nodes.node import Node
+from tests.pages.receiver import Receiver
+from tests.pages.server import PageServer
+
+# Nodes on loopback have no TLS; the node's own setting says that this is meant.
+_LOOPBACK = {"STIGMEM_FEDERATION_INSECURE": "true"}
+_END_S = 60.0
+
+
+@pytest.fixture(scope="session")
+def bare_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a node that was prepared and has no peers; no node ever ran on it."""
+    folder = tmp_path_factory.mktemp("receiver")
+    node = Node(node_environment(), folder / "node", name="receiver")
+    try:
+        node.prepare()
+        return node.copy_database(folder / "bare.db")
+    finally:
+        node.close()
+
+
+@pytest.fixture(scope="session")
+def template(bare_template: Path) -> Path:
+    """The same with the replicator's own tables, which take a while to make."""
+    copy = _copy(bare_template, bare_template.with_name("upgraded.db"))
+    database = open_database(copy, timeout_s=5.0)
+    migrations.upgrade(database)
+    database.close()
+    return copy
+
+
+def _copy(source: Path, target: Path) -> Path:
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
+    return target
+
+
+@pytest.fixture
+def bare_receiver(bare_template: Path, tmp_path: Path) -> Receiver:
+    """A receiver that was never replicated to."""
+    return Receiver(_copy(bare_template, tmp_path / "bare.db"))
+
+
+@pytest.fixture
+def receiver(template: Path, tmp_path: Path) -> Receiver:
+    """A receiver with the replicator's tables, no peers and no facts."""
+    return Receiver(_copy(template, tmp_path / "receiver.db"))
+
+
+@pytest.fixture
+def server() -> Iterator[PageServer]:
+    """A page server, honest until told otherwise."""
+    with PageServer() as pages:
+        yield pages
+
+
+@pytest.fixture
+def second_server() -> Iterator[PageServer]:
+    """Another one."""
+    with PageServer() as pages:
+        yield pages
+
+
+@pytest.fixture
+def adopted(receiver: Receiver, server: PageServer) -> Receiver:
+    """A receiver whose one peer is the page server."""
+    receiver.adopt(server)
+    return receiver
+
+
+class Running:
+    """A command that runs in the background."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> tuple[str, str, int]:
+        """Wait for its end; what it printed on both streams, and its exit code."""
+        stdout, stderr = self._process.communicate(timeout=_END_S)
+        return stdout, stderr, self._process.returncode
+
+
+class Start(Protocol):
+    def __call__(
+        self, *arguments: str, db: Path, env: Mapping[str, str] | None = None
+    ) -> Running: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `stigmem-replicate` without waiting for its end; none outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, db: Path, env: Mapping[str, str] | None = None) -> Running:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stigmem_replicator", "--db", str(db), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=tmp_path,
+            env={
+                "PATH": os.defpath,
+                "HOME": str(tmp_path),
+                "LANG": "C.UTF-8",
+                "PYTHONPATH": str(REPOSITORY),
+                **_LOOPBACK,
+                **(env or {}),
+            },
+        )
+        processes.append(process)
+        return Running(process)
+
+    yield run
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
