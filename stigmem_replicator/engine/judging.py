@@ -99,16 +99,16 @@ class Judge:
         """Look up what this peer's facts are judged by.  Blocks: call it in a thread."""
         settings = self._settings
         with reading(self._database) as connection:
-            tenants = reads.tenant_policy(
-                connection, self._peer, plugin_active=settings.multi_tenant
-            )
+            # A peer that is gone by now is found out when its page is written.
+            peer = reads.peer(connection, self._peer.id) or self._peer
+            tenants = reads.tenant_policy(connection, peer, plugin_active=settings.multi_tenant)
         return FactPolicy(
-            sender_node_id=self._peer.node_id,
+            sender_node_id=peer.node_id,
             keys=keys,
-            scopes=self._peer.scopes,
+            scopes=peer.scopes,
             tenants=tenants,
             relay_enabled=settings.relay_enabled,
-            relay_trusted=self._peer.relay_trusted,
+            relay_trusted=peer.relay_trusted,
             future_skew_ms=settings.hlc_max_future_skew_s * 1000,
             past_skew_ms=0 if self._backfill else settings.hlc_max_past_skew_s * 1000,
             trust=self._trust.scorer(),

@@ -36,7 +36,7 @@ PATH: Final = "/.well-known/stigmem-manifest.json"
 ANSWER_SECONDS: Final = 10.0
 BODY_BYTES: Final = 1 << 20
 RETRY_SECONDS: Final = 60.0
-"""A manifest is fetched for failed signatures at most this often."""
+"""A manifest is fetched at most this often, whatever the cause."""
 
 
 class SenderKeys:
@@ -71,7 +71,8 @@ class SenderKeys:
         now = self._now()
         due = timedelta(seconds=self._settings.manifest_refresh_s)
         updated = parse_time(stored.updated_at)
-        if updated is None or now - updated >= due or manifest.expired(now + due):
+        old = updated is None or now - updated >= due or manifest.expired(now + due)
+        if old and not self._just_refreshed():
             try:
                 manifest = await self._refresh(stored, manifest)
             except (ReplicatorError, ManifestError) as error:
@@ -87,8 +88,7 @@ class SenderKeys:
         Raises :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which
         no chain leads, or when nothing verified and its manifest cannot be had.
         """
-        monotonic = self._clock.monotonic()
-        if self._refreshed_at is not None and monotonic - self._refreshed_at < RETRY_SECONDS:
+        if self._just_refreshed():
             return None
         stored, manifest = await self._load()
         before = self._keys(manifest)
@@ -102,6 +102,11 @@ class SenderKeys:
             return None
         after = self._keys(manifest)
         return after if after != before else None
+
+    def _just_refreshed(self) -> bool:
+        if self._refreshed_at is None:
+            return False
+        return self._clock.monotonic() - self._refreshed_at < RETRY_SECONDS
 
     async def _load(self) -> tuple[StoredManifest, Manifest]:
         stored = await anyio.to_thread.run_sync(self._read)

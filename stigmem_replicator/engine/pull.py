@@ -100,6 +100,8 @@ class Pull:
         self._report = report
         self._on_page = on_page
         self._tell = tell
+        # What the peer could bear last; None before the first page.
+        self._page_size: int | None = None
 
     async def run(self) -> None:
         """Pull until the peer has no more, or as many pages as were wished.
@@ -254,10 +256,13 @@ class Pull:
                 commit_number=commit_number,
             )
         )
-        session = Session(stored.position, self._paging())
+        session = Session(stored.position, self._paging(), limit=self._page_size)
         source = FactSource(client, peer, around.identity, around.clock, around.new_id)
         worker = Worker(session, source, judge, writer, self._report, self._on_page)
-        return await worker.run()
+        try:
+            return await worker.run()
+        finally:
+            self._page_size = session.limit
 
     def _paging(self) -> PagingLimits:
         settings, wished = self._around.settings, self._wishes.max_pages

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, Row, case, func, select
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.replication.session import Checkpoint, Position
@@ -107,31 +107,38 @@ def node_meta(connection: Connection, key: str) -> str:
 
 def peers(connection: Connection) -> list[PeerRow]:
     """Return all registered peers, ordered by node id."""
-    rows = connection.execute(
-        select(
-            Peer.id,
-            Peer.node_id,
-            Peer.node_url,
-            Peer.status,
-            Peer.allowed_scopes,
-            Peer.ingest_tenant,
-            Peer.entity_uri,
-            Peer.relay_trusted,
-        ).order_by(Peer.node_id)
+    return [_peer_row(row) for row in connection.execute(_PEERS.order_by(Peer.node_id))]
+
+
+def peer(connection: Connection, peer_id: str) -> PeerRow | None:
+    """Return one peer by its registry id, or None when it is gone."""
+    row = connection.execute(_PEERS.where(Peer.id == peer_id)).first()
+    return None if row is None else _peer_row(row)
+
+
+_PEERS: Final = select(
+    Peer.id,
+    Peer.node_id,
+    Peer.node_url,
+    Peer.status,
+    Peer.allowed_scopes,
+    Peer.ingest_tenant,
+    Peer.entity_uri,
+    Peer.relay_trusted,
+)
+
+
+def _peer_row(row: Row[str, str, str, str, str, str | None, str | None, int]) -> PeerRow:
+    return PeerRow(
+        id=row.id,
+        node_id=row.node_id,
+        node_url=row.node_url,
+        status=row.status,
+        scopes=_scopes(row.allowed_scopes),
+        ingest_tenant=row.ingest_tenant,
+        entity_uri=(row.entity_uri or "").strip() or None,
+        relay_trusted=bool(row.relay_trusted),
     )
-    return [
-        PeerRow(
-            id=row.id,
-            node_id=row.node_id,
-            node_url=row.node_url,
-            status=row.status,
-            scopes=_scopes(row.allowed_scopes),
-            ingest_tenant=row.ingest_tenant,
-            entity_uri=(row.entity_uri or "").strip() or None,
-            relay_trusted=bool(row.relay_trusted),
-        )
-        for row in rows
-    ]
 
 
 def _scopes(text: str) -> frozenset[str]:
@@ -143,11 +150,6 @@ def _scopes(text: str) -> frozenset[str]:
     if not isinstance(items, list):
         return frozenset()
     return frozenset(item for item in items if isinstance(item, str))
-
-
-def peer(connection: Connection, peer_id: str) -> PeerRow | None:
-    """Return one peer by its registry id, or None when it is gone."""
-    return next((row for row in peers(connection) if row.id == peer_id), None)
 
 
 def cursor_row(connection: Connection, peer_id: str) -> CursorRow | None:

@@ -180,6 +180,7 @@ class TestCorpus:
         with InsideNode(pair.receiver) as inside:
             (expected,) = inside.trust_scores([key])
         said = pair.origin.assert_fact(f"{NAMESPACE}:later", "test:name", "x", source=SOURCE)
+        corpus.ledger.acknowledge([said["id"]])
         pull(cli, pair, pair.receiver.database)
         (row,) = rows(
             pair.receiver.database, "SELECT source_trust FROM facts WHERE id = ?", said["id"]
@@ -230,8 +231,15 @@ class TestAgain:
         corpus.ledger.assert_clean(pair.receiver.database)
 
 
+@pytest.fixture
+def receiver_copy(pair: Pair, corpus: Corpus, tmp_path: Path) -> Path:
+    """A copy of the receiver's database with the corpus in it, for one test alone."""
+    assert corpus.summary["caught_up"]
+    return pair.receiver.copy_database(tmp_path / "receiver.db")
+
+
 def test_a_number_that_the_wire_cannot_carry_stops_nothing(
-    pair: Pair, fresh_receiver_db: Path, cli: Cli
+    pair: Pair, receiver_copy: Path, cli: Cli
 ) -> None:
     """It becomes a dead letter with its own reason, and what comes after it arrives."""
     ledger = Ledger(pair.origin.node_id)
@@ -241,45 +249,45 @@ def test_a_number_that_the_wire_cannot_carry_stops_nothing(
     after = assert_in_bulk(pair.origin, plain_facts(20, namespace="after-numbers"))
     ledger.acknowledge(uncarriable, refusable=True)
     ledger.acknowledge(after)
-    summary = pull(cli, pair, fresh_receiver_db)
-    verdict = ledger.assert_clean(fresh_receiver_db)
+    summary = pull(cli, pair, receiver_copy)
+    verdict = ledger.assert_clean(receiver_copy)
     assert {verdict.refused[entry.id] for entry in uncarriable} == {"number_not_reproducible"}
     assert {entry.id for entry in after} <= verdict.admitted
     assert summary["rejected"]["number_not_reproducible"] >= len(numbers)
 
-    again = pull(cli, pair, fresh_receiver_db)
+    again = pull(cli, pair, receiver_copy)
     assert (again["new"], again["rejected"]) == (0, {})
-    ledger.assert_clean(fresh_receiver_db)
+    ledger.assert_clean(receiver_copy)
 
 
 class TestLate:
     """Facts that appear behind what was already read."""
 
     def test_a_fact_that_waited_to_be_written(
-        self, pair: Pair, fresh_receiver_db: Path, cli: Cli
+        self, pair: Pair, receiver_copy: Path, cli: Cli
     ) -> None:
         """A fact committed after newer ones were pulled is brought by the next pull."""
         with InsideNode(pair.origin) as inside:
             held = inside.hold(Fact("late:waiting", "test:name", "string", "late"))
             newer = pair.origin.assert_fact("late:newer", "test:name", "on time")
-            first = pull(cli, pair, fresh_receiver_db)
+            first = pull(cli, pair, receiver_copy)
             assert first["cursor"] >= newer["hlc"] > held.hlc
-            assert not self._has(fresh_receiver_db, held.id)
+            assert not self._has(receiver_copy, held.id)
             held.commit()
-        assert pull(cli, pair, fresh_receiver_db)["new"] == 1
-        assert self._has(fresh_receiver_db, held.id)
+        assert pull(cli, pair, receiver_copy)["new"] == 1
+        assert self._has(receiver_copy, held.id)
 
     def test_a_fact_in_a_transaction_that_blocks_its_node(
-        self, pair: Pair, fresh_receiver_db: Path, cli: Cli
+        self, pair: Pair, receiver_copy: Path, cli: Cli
     ) -> None:
         """An origin blocked by its own writer fails the pull, and loses nothing.
 
         The fact's HLC was assigned by a clock that had fallen back behind what we have read.
         """
         pair.origin.assert_fact("late:before-block", "test:name", "on time")
-        first = pull(cli, pair, fresh_receiver_db)
+        first = pull(cli, pair, receiver_copy)
         with InsideNode(pair.origin) as inside:
-            with inside.frozen_clock(int(time.time() * 1000) - 3_000):
+            with inside.frozen_clock(int(first["cursor"].split(".")[0]) - 100):
                 inside.forget_clock()
                 held = inside.hold(
                     Fact("late:blocking", "test:name", "string", "late"), at="before_commit"
@@ -287,31 +295,31 @@ class TestLate:
             assert held.hlc < first["cursor"]
             said = cli(
                 *("pull", "--peer", pair.origin.node_id, "--wait", "0"),
-                db=fresh_receiver_db,
+                db=receiver_copy,
                 check=False,
             )
             assert said.returncode == 5, said.stderr
-            assert not self._has(fresh_receiver_db, held.id)
+            assert not self._has(receiver_copy, held.id)
             held.commit()
-        assert pull(cli, pair, fresh_receiver_db)["new"] == 1
-        assert self._has(fresh_receiver_db, held.id)
+        assert pull(cli, pair, receiver_copy)["new"] == 1
+        assert self._has(receiver_copy, held.id)
 
     def test_counters_whose_text_order_is_not_their_order(
-        self, pair: Pair, fresh_receiver_db: Path, cli: Cli
+        self, pair: Pair, receiver_copy: Path, cli: Cli
     ) -> None:
         """Counters 10 to 14 are less than 9 as text; pulled after it they still arrive."""
         ledger = Ledger(pair.origin.node_id)
         ledger.adopt(pair.origin.database)
         with InsideNode(pair.origin) as inside, inside.frozen_clock() as wall_ms:
             ledger.acknowledge(inside.assert_facts(plain_facts(10, namespace="counter")))
-            first = pull(cli, pair, fresh_receiver_db)
+            first = pull(cli, pair, receiver_copy)
             assert first["cursor"] == f"{wall_ms}.9"
             behind = inside.assert_facts(plain_facts(5, namespace="counter-behind"))
         assert [entry.hlc for entry in behind] == [f"{wall_ms}.{n}" for n in range(10, 15)]
         assert all(entry.hlc < first["cursor"] for entry in behind)
         ledger.acknowledge(behind)
-        assert pull(cli, pair, fresh_receiver_db)["new"] == 5
-        ledger.assert_clean(fresh_receiver_db)
+        assert pull(cli, pair, receiver_copy)["new"] == 5
+        ledger.assert_clean(receiver_copy)
 
     @staticmethod
     def _has(database: Path, fact_id: str) -> bool:
