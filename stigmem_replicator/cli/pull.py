@@ -26,8 +26,9 @@ from stigmem_replicator.clock import (
     system_sleep,
 )
 from stigmem_replicator.engine.identity import load_identity
-from stigmem_replicator.engine.pull import Pull, Surroundings, Wishes
+from stigmem_replicator.engine.pull import Pull, Wishes
 from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.errors import (

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import anyio.to_thread
-
-from stigmem_replicator.clock import Clock, NewId
-from stigmem_replicator.engine.identity import Identity
+from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason, TransientPeerError
 from stigmem_replicator.protocol import envelope, token
 from stigmem_replicator.protocol.envelope import Page, PageError
@@ -30,14 +27,10 @@ class Fetched:
 class FactSource:
     """A peer's stream of facts, page by page."""
 
-    def __init__(
-        self, client: PeerClient, peer: PeerRow, identity: Identity, clock: Clock, new_id: NewId
-    ) -> None:
+    def __init__(self, client: PeerClient, peer: PeerRow, around: Surroundings) -> None:
         self._client = client
         self._peer = peer
-        self._identity = identity
-        self._clock = clock
-        self._new_id = new_id
+        self._around = around
 
     async def page(self, fetch: Fetch) -> Fetched:
         """Ask for one page.
@@ -50,16 +43,16 @@ class FactSource:
             query["cursor"] = fetch.cursor
         # A nonce is good for one request, so each gets a token of its own.
         minted = token.mint(
-            self._identity.key,
-            issuer=self._identity.node_id,
+            self._around.identity.key,
+            issuer=self._around.identity.node_id,
             audience=self._peer.node_id,
             scopes=sorted(self._peer.scopes),
-            nonce=self._new_id(),
-            now_ms=self._clock.now_ms(),
-            lifetime_ms=self._identity.token_lifetime_ms,
+            nonce=self._around.new_id(),
+            now_ms=self._around.clock.now_ms(),
+            lifetime_ms=self._around.identity.token_lifetime_ms,
         )
         got = await self._client.get(FACTS_PATH, query=query, token=minted)
-        page = await anyio.to_thread.run_sync(self._decode, got, fetch.limit)
+        page = await self._around.threads.check(self._decode, got, fetch.limit)
         answer = Answer(
             cursor=page.cursor,
             has_more=page.has_more,

@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import anyio.to_thread
-
-from stigmem_replicator.clock import Clock
 from stigmem_replicator.engine.inspection import Inspected, inspect
 from stigmem_replicator.engine.manifests import SenderKeys
-from stigmem_replicator.engine.trust_inputs import TrustBook
+from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason
 from stigmem_replicator.replication.pacing import RejectWindow
-from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import reads
-from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.trust.facts import Admit, FactPolicy, Reject
 
@@ -33,26 +29,20 @@ class Judge:
 
     def __init__(
         self,
-        database: Database,
         peer: PeerRow,
         stream: str,
-        settings: Settings,
+        around: Surroundings,
         keys: SenderKeys,
-        trust: TrustBook,
-        clock: Clock,
         *,
         backfill: bool,
     ) -> None:
-        self._database = database
         self._peer = peer
         self._stream = stream
-        self._settings = settings
+        self._around = around
         self._keys = keys
-        self._trust = trust
-        self._clock = clock
         self._backfill = backfill
         self._window = RejectWindow(
-            run=settings.reject_burst_run, percent=settings.reject_burst_percent
+            run=around.settings.reject_burst_run, percent=around.settings.reject_burst_percent
         )
 
     async def page(self, entries: Sequence[object], *, first: bool) -> Inspected:
@@ -70,11 +60,11 @@ class Judge:
     async def again(self, entries: Sequence[object]) -> Inspected:
         """Judge entries against what the database holds now, without counting them again."""
         keys = await self._keys.current()
-        inspected = await anyio.to_thread.run_sync(self._inspect, entries, keys)
+        inspected = await self._around.threads.check(self._inspect, entries, keys)
         if inspected.count(Reason.ORIGIN_SIG_INVALID):
             newer = await self._keys.after_bad_signatures(none_verified=not inspected.verified)
             if newer is not None:
-                inspected = await anyio.to_thread.run_sync(self._inspect, entries, newer)
+                inspected = await self._around.threads.check(self._inspect, entries, newer)
         if inspected.blocked is not None:
             raise PeerBlockedError(
                 inspected.blocked.reason,
@@ -87,18 +77,18 @@ class Judge:
     def _inspect(self, entries: Sequence[object], keys: frozenset[str]) -> Inspected:
         policy = self.policy(keys)
         return inspect(
-            self._database,
+            self._around.database,
             self._peer.node_id,
             self._stream,
             entries,
             policy,
-            self._clock.now_ms(),
+            self._around.clock.now_ms(),
         )
 
     def policy(self, keys: frozenset[str]) -> FactPolicy:
         """Look up what this peer's facts are judged by.  Blocks: call it in a thread."""
-        settings = self._settings
-        with reading(self._database) as connection:
+        settings = self._around.settings
+        with reading(self._around.database) as connection:
             # A peer that is gone by now is found out when its page is written.
             peer = reads.peer(connection, self._peer.id) or self._peer
             tenants = reads.tenant_policy(connection, peer, plugin_active=settings.multi_tenant)
@@ -111,7 +101,7 @@ class Judge:
             relay_trusted=peer.relay_trusted,
             future_skew_ms=settings.hlc_max_future_skew_s * 1000,
             past_skew_ms=0 if self._backfill else settings.hlc_max_past_skew_s * 1000,
-            trust=self._trust.scorer(),
+            trust=self._around.trust.scorer(),
         )
 
     def _check_burst(self, inspected: Inspected) -> None:
@@ -137,7 +127,7 @@ class Judge:
             and verdict.facts.get("direction") == "past"
             for verdict in new
         ):
-            days = self._settings.hlc_max_past_skew_s // 86_400
+            days = self._around.settings.hlc_max_past_skew_s // 86_400
             raise PeerBlockedError(
                 Reason.HISTORY_TOO_OLD,
                 f"the history of peer {self._peer.node_id} begins more than {days} days ago, "

@@ -12,15 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
-import anyio.to_thread
-
-from stigmem_replicator.clock import Clock, NewId
+from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger, printable
 from stigmem_replicator.protocol.signatures import fingerprint
-from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import reads, records
-from stigmem_replicator.store.engine import Database, reading, writing
+from stigmem_replicator.store.engine import reading, writing
 from stigmem_replicator.store.reads import PeerRow, StoredManifest
 from stigmem_replicator.transport.client import Limits, PeerClient
 from stigmem_replicator.trust.keys import (
@@ -42,21 +39,9 @@ RETRY_SECONDS: Final = 60.0
 class SenderKeys:
     """The keys of one directly connected peer."""
 
-    def __init__(
-        self,
-        database: Database,
-        peer: PeerRow,
-        settings: Settings,
-        clock: Clock,
-        new_id: NewId,
-        *,
-        read_only: bool,
-    ) -> None:
-        self._database = database
+    def __init__(self, peer: PeerRow, around: Surroundings, *, read_only: bool) -> None:
         self._peer = peer
-        self._settings = settings
-        self._clock = clock
-        self._new_id = new_id
+        self._around = around
         self._read_only = read_only
         self._refreshed_at: float | None = None
         self._manifest: Manifest | None = None
@@ -69,7 +54,7 @@ class SenderKeys:
         """
         stored, manifest = await self._load()
         now = self._now()
-        due = timedelta(seconds=self._settings.manifest_refresh_s)
+        due = timedelta(seconds=self._around.settings.manifest_refresh_s)
         updated = parse_time(stored.updated_at)
         old = updated is None or now - updated >= due or manifest.expired(now + due)
         if old and not self._just_refreshed():
@@ -106,10 +91,10 @@ class SenderKeys:
     def _just_refreshed(self) -> bool:
         if self._refreshed_at is None:
             return False
-        return self._clock.monotonic() - self._refreshed_at < RETRY_SECONDS
+        return self._around.clock.monotonic() - self._refreshed_at < RETRY_SECONDS
 
     async def _load(self) -> tuple[StoredManifest, Manifest]:
-        stored = await anyio.to_thread.run_sync(self._read)
+        stored = await self._around.threads.look_up(self._read)
         if self._manifest is not None and self._read_only:
             return stored, self._manifest
         try:
@@ -122,7 +107,7 @@ class SenderKeys:
     def _read(self) -> StoredManifest:
         if self._peer.entity_uri is None:
             raise self._unresolvable("no organisation is bound to it (peers.entity_uri is empty)")
-        with reading(self._database) as connection:
+        with reading(self._around.database) as connection:
             stored = reads.manifest(connection, self._peer.entity_uri)
         if stored is None:
             raise self._unresolvable(f"no manifest of {self._peer.entity_uri} is stored")
@@ -130,7 +115,7 @@ class SenderKeys:
 
     async def _refresh(self, stored: StoredManifest, before: Manifest) -> Manifest:
         """Fetch, verify and store the manifest; raises on any failure."""
-        self._refreshed_at = self._clock.monotonic()
+        self._refreshed_at = self._around.clock.monotonic()
         manifest = await self._fetch(before.entity_uri)
         manifest.verify()
         follows(manifest, before)
@@ -139,7 +124,7 @@ class SenderKeys:
         if self._read_only:
             self._manifest = manifest
         else:
-            await anyio.to_thread.run_sync(self._store, manifest, stored)
+            await self._around.threads.look_up(self._store, manifest, stored)
         if manifest.key_id != before.key_id:
             self._log.info("federation.manifest.rotated", key_id=manifest.key_id)
         return manifest
@@ -147,13 +132,15 @@ class SenderKeys:
     async def _fetch(self, entity_uri: str) -> Manifest:
         parts = urlsplit(entity_uri)
         limits = Limits(
-            connect_s=min(self._settings.connect_timeout_s, ANSWER_SECONDS),
-            read_s=min(self._settings.read_timeout_s, ANSWER_SECONDS),
+            connect_s=min(self._around.settings.connect_timeout_s, ANSWER_SECONDS),
+            read_s=min(self._around.settings.read_timeout_s, ANSWER_SECONDS),
             answer_s=ANSWER_SECONDS,
             body_bytes=BODY_BYTES,
-            retry_after_cap_s=float(self._settings.retry_after_cap_s),
+            retry_after_cap_s=float(self._around.settings.retry_after_cap_s),
         )
-        async with PeerClient(f"{parts.scheme}://{parts.netloc}", limits, self._clock) as client:
+        async with PeerClient(
+            f"{parts.scheme}://{parts.netloc}", limits, self._around.clock
+        ) as client:
             answer = await client.get(PATH)
         try:
             return parse_manifest(json.loads(answer.body))
@@ -161,17 +148,17 @@ class SenderKeys:
             raise ManifestError(f"it does not read: {printable(str(error))}") from error
 
     def _store(self, manifest: Manifest, stored: StoredManifest) -> None:
-        with writing(self._database) as connection:
+        with writing(self._around.database) as connection:
             records.store_manifest(
-                connection, self._peer, manifest, stored, self._clock, self._new_id
+                connection, self._peer, manifest, stored, self._around.clock, self._around.new_id
             )
 
     def _keys(self, manifest: Manifest) -> frozenset[str]:
-        grace = timedelta(hours=self._settings.key_rotation_grace_hours)
+        grace = timedelta(hours=self._around.settings.key_rotation_grace_hours)
         return signing_keys(manifest, self._now(), grace)
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+        return datetime.fromtimestamp(self._around.clock.now_ms() / 1000, UTC)
 
     def _unresolvable(self, why: str) -> PeerBlockedError:
         return PeerBlockedError(

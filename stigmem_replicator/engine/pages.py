@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import anyio.to_thread
-
-from stigmem_replicator.clock import Clock, NewId
 from stigmem_replicator.engine.inspection import Inspected
 from stigmem_replicator.engine.judging import Judge
-from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerBlockedError, Reason
 from stigmem_replicator.replication.plan import (
     Batch,
@@ -24,16 +21,15 @@ from stigmem_replicator.replication.plan import (
     plan_batch,
 )
 from stigmem_replicator.replication.session import Progress
-from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.apply import BatchWrite, Committed, Fallen, NotWritten
-from stigmem_replicator.store.engine import Database, reading
-from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.store.engine import reading
+from stigmem_replicator.store.reads import CursorRow, LetterUsage, PeerRow
 from stigmem_replicator.store.siblings import siblings
 from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
 
 PLANS_MAX: Final = 1000
-"""How often the batches of one page may be planned again before something is wrong."""
+"""How often one page may be planned again before something is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +48,23 @@ class Written:
 class PageWriter:
     """Writes one peer's pages in order, each whole or as batches in order."""
 
-    def __init__(  # noqa: PLR0913 - what it plans and writes with
+    def __init__(
         self,
-        database: Database,
         peer: PeerRow,
         stream: str,
-        settings: Settings,
-        writer: Writer,
+        around: Surroundings,
         judge: Judge,
-        clock: Clock,
-        new_id: NewId,
         *,
         row: CursorRow | None,
         commit_number: int,
     ) -> None:
-        self._database = database
         self._peer = peer
         self._stream = stream
-        self._settings = settings
-        self._writer = writer
+        self._around = around
         self._judge = judge
-        self._clock = clock
-        self._new_id = new_id
         self._row = row
         self._commit_number = commit_number
+        self._trim = False
 
     async def write(
         self, entries: Sequence[object], inspected: Inspected, progress: Progress
@@ -85,18 +74,18 @@ class PageWriter:
         Raises :class:`PeerBlockedError` with ``dead_letters_full``, ``LocalError`` when the
         database fails, and ``UnknownPeerError`` when the peer is no longer active.
         """
-        await self._check_letters(inspected)
-        total, done = Counts(), 0
+        self._trim = await self._check_letters(inspected)
+        total, done, fallen = Counts(), 0, 0
         standing: dict[ConflictKey, Siblings] | None = None
-        for _attempt in range(PLANS_MAX):
+        while fallen < PLANS_MAX:
             if standing is None:
-                standing = await anyio.to_thread.run_sync(self._siblings, inspected, done)
+                standing = await self._around.threads.look_up(self._siblings, inspected, done)
             batch = plan_batch(
                 inspected.judged[done:],
                 standing,
                 inspected.open_letters,
                 self._context(inspected.generation),
-                self._writer.row_budget,
+                self._around.writer.row_budget,
             )
             last = done + batch.entries == len(inspected.judged)
             if last and not batch.rows() and not progress.moved:
@@ -108,7 +97,7 @@ class PageWriter:
                 if last:
                     return Written(total)
                 continue
-            standing = None
+            fallen, standing = fallen + 1, None
             if outcome.fallen is Fallen.CURSOR:
                 return await self._cursor_moved(outcome.row, total)
             if outcome.fallen is Fallen.FACTS:
@@ -121,7 +110,7 @@ class PageWriter:
         )
 
     async def _commit(self, batch: Batch, progress: Progress | None) -> Committed | NotWritten:
-        return await self._writer.commit(
+        return await self._around.writer.commit(
             BatchWrite(
                 peer=self._peer,
                 stream=self._stream,
@@ -129,6 +118,7 @@ class PageWriter:
                 commit_number=self._commit_number,
                 batch=batch,
                 progress=progress,
+                letter_bytes=self._around.settings.dead_letter_bytes_max if self._trim else None,
             )
         )
 
@@ -136,31 +126,34 @@ class PageWriter:
         before, self._row = self._row, row
         cursor = row.cursor if row is not None else None
         detail = {"before": before.cursor if before else None, "after": cursor}
-        await self._writer.run(
+        await self._around.writer.run(
             records.note,
             self._peer.node_id,
             records.CURSOR_MOVED,
             records.REPLICATOR,
             detail,
-            self._clock,
+            self._around.clock,
         )
         return Written(counts, cursor_moved=True, cursor=cursor)
 
-    async def _check_letters(self, inspected: Inspected) -> None:
-        new = sum(isinstance(item.verdict, Reject) for item in inspected.judged)
+    async def _check_letters(self, inspected: Inspected) -> bool:
+        """Check that the page's dead letters fit; say whether older payloads must make room."""
+        new = [item for item in inspected.judged if isinstance(item.verdict, Reject)]
         if not new:
-            return
-        kept = await anyio.to_thread.run_sync(self._letter_count)
-        if kept + new > self._settings.dead_letter_rows_max:
+            return False
+        usage = await self._around.threads.look_up(self._letter_usage)
+        if usage.rows + len(new) > self._around.settings.dead_letter_rows_max:
             raise PeerBlockedError(
                 Reason.DEAD_LETTERS_FULL,
-                f"peer {self._peer.node_id} has {kept} dead letters, as many as are kept",
+                f"peer {self._peer.node_id} has {usage.rows} dead letters, as many as are kept",
                 hint="look at them with `dead-letters list`, then raise dead_letter_rows_max",
             )
+        size = usage.payload_bytes + sum(len(item.payload) for item in new)
+        return size > self._around.settings.dead_letter_bytes_max
 
-    def _letter_count(self) -> int:
-        with reading(self._database) as connection:
-            return reads.letter_count(connection, self._peer.node_id)
+    def _letter_usage(self) -> LetterUsage:
+        with reading(self._around.database) as connection:
+            return reads.letter_usage(connection, self._peer.node_id)
 
     def _siblings(self, inspected: Inspected, done: int) -> dict[ConflictKey, Siblings]:
         keys = {
@@ -168,8 +161,8 @@ class PageWriter:
             for item in inspected.judged[done:]
             if isinstance(item.verdict, Admit) and (key := conflict_key(item.verdict)) is not None
         }
-        with reading(self._database) as connection:
-            return siblings(connection, keys, self._settings.max_conflicts_per_fact)
+        with reading(self._around.database) as connection:
+            return siblings(connection, keys, self._around.settings.max_conflicts_per_fact)
 
     def _context(self, generation: str) -> PageContext:
         return PageContext(
@@ -177,10 +170,10 @@ class PageWriter:
             sender_node_id=self._peer.node_id,
             stream=self._stream,
             generation=generation,
-            now_iso=self._clock.now_iso(),
-            now_ms=self._clock.now_ms(),
-            max_conflicts=self._settings.max_conflicts_per_fact,
-            new_id=self._new_id,
+            now_iso=self._around.clock.now_iso(),
+            now_ms=self._around.clock.now_ms(),
+            max_conflicts=self._around.settings.max_conflicts_per_fact,
+            new_id=self._around.new_id,
         )
 
 

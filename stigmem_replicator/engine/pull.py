@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
-from stigmem_replicator.clock import Clock, NewId, Random, Sleep
+from stigmem_replicator.clock import Clock
 from stigmem_replicator.engine.fetching import FactSource
-from stigmem_replicator.engine.identity import Identity
 from stigmem_replicator.engine.judging import Judge
 from stigmem_replicator.engine.manifests import SenderKeys
 from stigmem_replicator.engine.pages import DryRun, PageWriter
 from stigmem_replicator.engine.report import PullReport
-from stigmem_replicator.engine.trust_inputs import TrustBook
+from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.worker import Worker
-from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.errors import (
     PeerBlockedError,
     PeerHeldError,
@@ -37,8 +34,7 @@ from stigmem_replicator.replication.pacing import Backoff
 from stigmem_replicator.replication.session import CaughtUp, PagingLimits, Session, Stopped
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import reads, records
-from stigmem_replicator.store.engine import Database, reading
-from stigmem_replicator.store.locks import PeerLocks
+from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import FACTS
 from stigmem_replicator.store.reads import PeerRow, StoredPosition
 from stigmem_replicator.store.records import Ending, Holder
@@ -60,23 +56,6 @@ class Wishes:
     dry_run: bool = False
     backfill: bool = False
     patience_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all pulls of this process share; ``process`` is how it names itself."""
-
-    database: Database
-    settings: Settings
-    writer: Writer
-    trust: TrustBook
-    identity: Identity
-    locks: PeerLocks
-    process: Holder
-    clock: Clock
-    sleep: Sleep
-    random: Random
-    new_id: NewId
 
 
 class Pull:
@@ -110,6 +89,7 @@ class Pull:
         the report tells what was committed.
         """
         if self._wishes.dry_run:
+            await self._wait_until_welcome()
             await self._attempts(commit_number=0)
             return
         async with self._peer_held() as commit_number:
@@ -126,6 +106,12 @@ class Pull:
             raise
         state = "idle" if isinstance(end, CaughtUp) else "catching_up"
         await self._note(Ending(state, caught_up_ms=self._report.caught_up_ms))
+
+    async def _note_wait(self, error: TransientPeerError) -> None:
+        """Note what the peer asked for before waiting: it holds for whoever comes after us."""
+        ending = ending_of(error, self._around.clock)
+        if ending is not None and not self._wishes.dry_run:
+            await self._note(ending)
 
     async def _note(self, ending: Ending) -> None:
         await self._around.writer.run(records.ended, self._peer.node_id, ending, self._around.clock)
@@ -152,7 +138,7 @@ class Pull:
         until = around.clock.monotonic() + patience
         told = False
         while not around.locks.take(number):
-            holder = await anyio.to_thread.run_sync(self._holder)
+            holder = await around.threads.look_up(self._holder)
             name = str(holder) if holder else "another process"
             if around.clock.monotonic() >= until:
                 raise PeerHeldError(
@@ -171,7 +157,7 @@ class Pull:
             return records.holder(connection, self._peer.node_id)
 
     async def _wait_until_welcome(self) -> None:
-        not_before = await self._around.writer.run(records.not_before_ms, self._peer.node_id)
+        not_before = await self._around.threads.look_up(self._not_before_ms)
         wait = ((not_before or 0) - self._around.clock.now_ms()) / 1000
         if wait <= 0:
             return
@@ -184,6 +170,12 @@ class Pull:
             )
         self._tell(message)
         await self._around.sleep(wait)
+
+    def _not_before_ms(self) -> int | None:
+        with reading(self._around.database) as connection:
+            if not reads.has_own_tables(connection):
+                return None
+            return records.not_before_ms(connection, self._peer.node_id)
 
     async def _attempts(self, *, commit_number: int) -> CaughtUp | Stopped:
         limits = client_limits(self._around.settings)
@@ -210,6 +202,8 @@ class Pull:
                 if failures > RETRIES:
                     raise
                 self._tell(f"{error.message}; trying again in {wait:.1f} s")
+                if error.retry_after_s:
+                    await self._note_wait(error)
             await around.sleep(wait)
             if not self._wishes.dry_run:
                 commit_number = await around.writer.run(
@@ -217,47 +211,20 @@ class Pull:
                 )
 
     async def _pass(self, client: PeerClient, commit_number: int) -> CaughtUp | Stopped:
-        around, peer, settings = self._around, self._peer, self._around.settings
-        stored = await anyio.to_thread.run_sync(self._stored)
+        around, peer = self._around, self._peer
+        stored = await around.threads.look_up(self._stored)
         await self._note_changes(stored)
         if not self._report.pages:
             self._report.cursor_before = self._report.cursor = stored.position.frontier
-        keys = SenderKeys(
-            around.database,
-            peer,
-            settings,
-            around.clock,
-            around.new_id,
-            read_only=self._wishes.dry_run,
-        )
-        judge = Judge(
-            around.database,
-            peer,
-            FACTS,
-            settings,
-            keys,
-            around.trust,
-            around.clock,
-            backfill=self._wishes.backfill,
-        )
+        keys = SenderKeys(peer, around, read_only=self._wishes.dry_run)
+        judge = Judge(peer, FACTS, around, keys, backfill=self._wishes.backfill)
         writer = (
             DryRun()
             if self._wishes.dry_run
-            else PageWriter(
-                around.database,
-                peer,
-                FACTS,
-                settings,
-                around.writer,
-                judge,
-                around.clock,
-                around.new_id,
-                row=stored.row,
-                commit_number=commit_number,
-            )
+            else PageWriter(peer, FACTS, around, judge, row=stored.row, commit_number=commit_number)
         )
         session = Session(stored.position, self._paging(), limit=self._page_size)
-        source = FactSource(client, peer, around.identity, around.clock, around.new_id)
+        source = FactSource(client, peer, around)
         worker = Worker(session, source, judge, writer, self._report, self._on_page)
         try:
             return await worker.run()

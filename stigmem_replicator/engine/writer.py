@@ -19,12 +19,15 @@ from stigmem_replicator.replication import pacing
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import apply
 from stigmem_replicator.store.apply import BatchWrite, Committed, NotWritten
-from stigmem_replicator.store.engine import Database, writing
+from stigmem_replicator.store.engine import Database, checkpoint_log, writing
 
 OTHERS_SECONDS: Final = 10.0
 """How long another writer counts as being about after it was noticed."""
 
 WAIT_NOTICED_SECONDS: Final = 0.005
+
+LOG_ROWS: Final = 2_000
+"""Rows after which the write-ahead log is moved into the database."""
 
 T = TypeVar("T")
 
@@ -40,12 +43,12 @@ class Writer:
         self._clock = clock
         self._sleep = sleep
         self._random = random
-        self._limits = apply.Limits(letter_bytes=settings.dead_letter_bytes_max)
         self._turn = anyio.Lock()
         self._thread = CapacityLimiter(1)
         self._free_at = 0.0
         self._others_at: float | None = None
         self._data_version: int | None = None
+        self._logged_rows = 0
         self.row_budget = pacing.ROWS_START
         """How many rows the next batch may have."""
 
@@ -54,10 +57,11 @@ class Writer:
         async with self._turn:
             await self._stay_away()
             outcome = await anyio.to_thread.run_sync(
-                apply.apply, self._database, write, self._limits, self._clock, limiter=self._thread
+                apply.apply, self._database, write, self._clock, limiter=self._thread
             )
             if isinstance(outcome, Committed):
                 self._pace(outcome)
+                await self._keep_log_short(write.batch.rows())
             return outcome
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
@@ -65,6 +69,12 @@ class Writer:
         async with self._turn:
             await self._stay_away()
             return await anyio.to_thread.run_sync(self._transact, work, args, limiter=self._thread)
+
+    async def _keep_log_short(self, rows: int) -> None:
+        self._logged_rows += rows
+        if self._logged_rows >= LOG_ROWS:
+            self._logged_rows = 0
+            await anyio.to_thread.run_sync(checkpoint_log, self._database, limiter=self._thread)
 
     def _transact(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
         with writing(self._database) as connection:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -14,7 +15,7 @@ from stigmem_replicator.errors import Reason
 
 ROWS_MIN: Final = 20
 ROWS_MAX: Final = 2_000
-ROWS_START: Final = 400
+ROWS_START: Final = 200
 WAIT_MIN_S: Final = 0.1
 UNCOUNTED_IN_BURSTS: Final = frozenset(
     {Reason.CID_LEGACY, Reason.HLC_SKEW, Reason.SCOPE_NOT_PERMITTED}
@@ -60,7 +61,9 @@ def http_date_ms(header: str | None) -> int | None:
     if header is None:
         return None
     try:
-        return int(parsedate_to_datetime(header).timestamp() * 1000)
+        moment = parsedate_to_datetime(header)
+        # Two of the three forms name no zone; all of them are in UTC.
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, TypeError, OverflowError):
         return None
 

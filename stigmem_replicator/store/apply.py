@@ -58,6 +58,8 @@ class BatchWrite:
 
     ``row`` is the node's cursor row as last read or written, ``commit_number`` the peer's number
     of commits so far.  ``progress`` comes with the page's last batch and moves the cursor.
+    ``letter_bytes`` is what the payloads of the peer's dead letters must be trimmed to, None
+    when they fit.
     """
 
     peer: PeerRow
@@ -66,13 +68,7 @@ class BatchWrite:
     commit_number: int
     batch: Batch
     progress: Progress | None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what one peer's dead letters may hold, in bytes of payload."""
-
-    letter_bytes: int
+    letter_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +99,7 @@ def reached(point: Point) -> None:
     """Do nothing; tests replace this function to stop a process at a named point."""
 
 
-def apply(
-    database: Database, write: BatchWrite, limits: Limits, clock: Clock
-) -> Committed | NotWritten:
+def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | NotWritten:
     """Write one batch, or nothing.
 
     Raises :class:`UnknownPeerError` when the peer is no longer active and ``LocalError`` when
@@ -122,7 +116,7 @@ def apply(
             if fallen is not None:
                 transaction.rollback()
                 return fallen
-            row = _write(connection, write, limits, clock)
+            row = _write(connection, write, clock)
             reached(Point.BEFORE_COMMIT)
             transaction.commit()
         except DBAPIError:
@@ -175,9 +169,7 @@ def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten 
     return None
 
 
-def _write(
-    connection: Connection, write: BatchWrite, limits: Limits, clock: Clock
-) -> CursorRow | None:
+def _write(connection: Connection, write: BatchWrite, clock: Clock) -> CursorRow | None:
     batch = write.batch
     if batch.facts:
         connection.execute(insert(Fact), _stamped(connection, batch.facts, clock.now_ms()))
@@ -187,7 +179,7 @@ def _write(
         connection.execute(insert(FederationAudit), batch.federation_audit)
     if batch.fact_audit:
         _write_fact_audit(connection, batch.fact_audit)
-    _write_letters(connection, write, limits, clock.now_ms())
+    _write_letters(connection, write, clock.now_ms())
     reached(Point.AFTER_INSERTS)
     row = write.row
     if write.progress is not None:
@@ -221,7 +213,7 @@ def _write_fact_audit(connection: Connection, rows: Sequence[Row]) -> None:
     )
 
 
-def _write_letters(connection: Connection, write: BatchWrite, limits: Limits, now_ms: int) -> None:
+def _write_letters(connection: Connection, write: BatchWrite, now_ms: int) -> None:
     batch = write.batch
     of_stream = (DeadLetter.node_id == write.peer.node_id, DeadLetter.stream == write.stream)
     if batch.dead_letters:
@@ -239,7 +231,8 @@ def _write_letters(connection: Connection, write: BatchWrite, limits: Limits, no
             ),
             batch.dead_letters,
         )
-        _trim_payloads(connection, write.peer.node_id, limits.letter_bytes)
+        if write.letter_bytes is not None:
+            _trim_payloads(connection, write.peer.node_id, write.letter_bytes)
     if batch.touched_letters:
         connection.execute(
             update(DeadLetter)

@@ -117,6 +117,13 @@ def _engine(path: Path, timeout_s: float, *, begin: str, connections: int) -> En
         # The driver would begin a deferred transaction of its own; ours are begun below.
         connection.isolation_level = None
         connection.execute("PRAGMA foreign_keys=ON")
+        # Our commits need not reach the disk at once: the log is kept in order, so a power cut
+        # can take back our newest pages with their cursor, but nothing that came before them,
+        # and what the node commits after a page brings the page to the disk with it.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        # Moving the log into the database takes longer than a batch and needs no write lock:
+        # the writer does it between its transactions.
+        connection.execute("PRAGMA wal_autocheckpoint=0")
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
@@ -137,6 +144,16 @@ def writing(database: Database) -> Iterator[Connection]:
     """Yield a connection in a transaction that holds the write lock, committed at the end."""
     with local_errors(database.path), database.write.begin() as connection:
         yield connection
+
+
+def checkpoint_log(database: Database) -> None:
+    """Move the write-ahead log into the database as far as readers allow; takes no write lock."""
+    with local_errors(database.path):
+        connection = database.write.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            connection.close()
 
 
 @contextmanager

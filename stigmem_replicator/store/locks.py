@@ -23,19 +23,12 @@ class PeerLocks:
     """The peers that this process works on; make one per process.
 
     Locks of this kind belong to the process and fall when any descriptor of the file is closed,
-    so the file is opened once and closed last.
+    so the file is opened once, with the first lock, and closed last.
     """
 
     def __init__(self, database: Path) -> None:
         self._path = database.resolve().with_name(database.resolve().name + SUFFIX)
-        try:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LocalError(
-                Reason.DATABASE_FAILED,
-                f"the lock file {self._path} cannot be opened: {error.strerror}",
-                hint="run as the user that runs the node",
-            ) from error
+        self._file: int | None = None
         self._held: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -52,9 +45,14 @@ class PeerLocks:
         self.close()
 
     def take(self, number: int) -> bool:
-        """Try to lock a peer, without waiting; False when another process holds it."""
+        """Try to lock a peer, without waiting; False when another process holds it.
+
+        Raises :class:`LocalError` when the lock file cannot be opened.
+        """
         if number in self._held:
             return False
+        if self._file is None:
+            self._file = self._opened()
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         except (BlockingIOError, PermissionError):
@@ -64,10 +62,23 @@ class PeerLocks:
 
     def free(self, number: int) -> None:
         """Free a peer that this process holds."""
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
-        self._held.discard(number)
+        if self._file is not None and number in self._held:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+            self._held.discard(number)
 
     def close(self) -> None:
         """Free every peer and close the file."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
         self._held.clear()
+
+    def _opened(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LocalError(
+                Reason.DATABASE_FAILED,
+                f"the lock file {self._path} cannot be opened: {error.strerror}",
+                hint="run as the user that runs the node",
+            ) from error

@@ -85,6 +85,14 @@ class KnownLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterUsage:
+    """How much one peer's dead letters hold."""
+
+    rows: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredManifest:
     """A manifest as the node's table holds it."""
 
@@ -253,14 +261,14 @@ def known_letters(
     return {row.entry_id: KnownLetter(*row[1:]) for row in rows}
 
 
-def letter_count(connection: Connection, node_id: str) -> int:
-    """Return how many dead letters a peer has, whatever their status."""
-    return (
-        connection.scalar(
-            select(func.count()).select_from(DeadLetter).where(DeadLetter.node_id == node_id)
+def letter_usage(connection: Connection, node_id: str) -> LetterUsage:
+    """Return how many dead letters a peer has, whatever their status, and their payloads' size."""
+    rows, size = connection.execute(
+        select(func.count(), func.sum(func.length(DeadLetter.payload))).where(
+            DeadLetter.node_id == node_id
         )
-        or 0
-    )
+    ).one()
+    return LetterUsage(rows, size or 0)
 
 
 def manifest(connection: Connection, entity_uri: str) -> StoredManifest | None:

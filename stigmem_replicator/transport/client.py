@@ -109,6 +109,11 @@ class PeerClient:
         except TimeoutError as error:
             message = f"{url} did not answer within {self._limits.answer_s:g} s"
             raise TransientPeerError(Reason.TIMEOUT, message) from error
+        except httpx.ConnectTimeout as error:
+            # Not a timeout of the page: asking for a smaller one would not help.
+            message = f"{url} took no connection within {self._limits.connect_s:g} s"
+            hint = "check that the peer's node is up"
+            raise TransientPeerError(Reason.UNREACHABLE, message, hint=hint) from error
         except httpx.TimeoutException as error:
             message = f"{url} kept us waiting ({type(error).__name__})"
             raise TransientPeerError(Reason.TIMEOUT, message) from error

@@ -21,11 +21,12 @@ def check(url: str) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
-        raise _refused(url, f"it does not read ({error})") from error
+        why = "it does not read" if "@" in url else f"it does not read ({error})"
+        raise _refused(url, why) from error
     if parts.scheme not in ("http", "https"):
         raise _refused(url, "it is neither http nor https")
     if parts.username is not None or parts.password is not None:
-        raise _refused(f"{parts.scheme}://…@{host}", "it holds credentials")
+        raise _refused(url, "it holds credentials")
     if not _is_loopback(host):
         raise _refused(
             url,
@@ -44,8 +45,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _refused(url: str, why: str) -> PeerRefusedError:
+    # What stands before an @ may be a password, whether or not the address reads.
+    shown = "…" + url[url.rindex("@") :] if "@" in url else url
     return PeerRefusedError(
         Reason.UNSAFE_ADDRESS,
-        f"the address {url[:200]} is refused: {why}",
+        f"the address {shown[:200]} is refused: {why}",
         hint="nothing was sent to it",
     )

@@ -156,7 +156,9 @@ class TestCorpus:
     def test_every_stored_text_verifies(self, pair: Pair, corpus: Corpus) -> None:
         """Each content id is that of the text stored beside it, whole numbers included."""
         stored = rows(pair.receiver.database, "SELECT * FROM facts WHERE received_from IS NOT NULL")
-        whole = [row for row in stored if row["value_type"] == "number" and "." not in row[4]]
+        whole = [
+            row for row in stored if row["value_type"] == "number" and "." not in row["value_v"]
+        ]
         assert [row["id"] for row in stored if content_id(row) != row["cid"]] == []
         assert len(stored) >= len(corpus.facts)
         assert len(whole) > 50

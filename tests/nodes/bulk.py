@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from tests.nodes.node import INSIDE_NODE, Node, NodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -61,12 +61,23 @@ class InsideNode:
     """A process in a node's environment that asserts, scores and pulls with the node's own code.
 
     A context manager. Whatever is still held at its end is rolled back, as in a crash. `database`
-    takes the place of the node's own, so that a copy can be worked on.
+    takes the place of the node's own, so that a copy can be worked on; `settings` are names
+    without the `STIGMEM_` prefix and win over the node's.
     """
 
-    def __init__(self, node: Node, *, database: Path | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        *,
+        database: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._node = node
-        self._database = database or node.database
+        self._environ = {
+            **node.environ,
+            **{f"STIGMEM_{name}": value for name, value in (settings or {}).items()},
+            "STIGMEM_DB_PATH": str(database or node.database),
+        }
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
 
@@ -80,7 +91,7 @@ class InsideNode:
                 text=True,
                 encoding="utf-8",
                 cwd=self._node.folder,
-                env={**self._node.environ, "STIGMEM_DB_PATH": str(self._database)},
+                env=self._environ,
                 start_new_session=True,
             )
         try:

@@ -100,6 +100,10 @@ class Running:
         """Do what Ctrl-C does."""
         self._process.send_signal(signal.SIGINT)
 
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._process.kill()
+
     def end(self) -> tuple[str, str, int]:
         """Wait for its end; what it printed on both streams, and its exit code."""
         stdout, stderr = self._process.communicate(timeout=_END_S)

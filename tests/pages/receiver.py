@@ -123,6 +123,19 @@ class Receiver:
             ],
         )
 
+    def stand_at(self, server: PageServer, cursor: str) -> None:
+        """Stand where an earlier pull would have left off, with everything before it settled."""
+        self.execute(
+            "INSERT INTO replication_cursors (peer_id, direction, cursor, updated_at)"
+            " SELECT id, 'inbound', ?, '2026-01-01T00:00:00+00:00' FROM peers WHERE node_id = ?",
+            [cursor, server.node_id],
+        )
+        self.execute(
+            "INSERT INTO replicator_cursors (node_id, stream, frontier, settled)"
+            " VALUES (?, 'facts', ?, ?)",
+            [server.node_id, cursor, cursor],
+        )
+
     # --- what has come
 
     def fact_ids(self, server: PageServer) -> set[str]:

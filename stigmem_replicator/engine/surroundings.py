@@ -1,0 +1,33 @@
+"""What all pulls of a process share: the database, the way to write it, and the outside world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stigmem_replicator.clock import Clock, NewId, Random, Sleep
+from stigmem_replicator.engine.identity import Identity
+from stigmem_replicator.engine.threads import Threads
+from stigmem_replicator.engine.trust_inputs import TrustBook
+from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.settings import Settings
+from stigmem_replicator.store.engine import Database
+from stigmem_replicator.store.locks import PeerLocks
+from stigmem_replicator.store.records import Holder
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The parts that are made once a process; ``process`` is how it names itself to others."""
+
+    database: Database
+    settings: Settings
+    writer: Writer
+    trust: TrustBook
+    identity: Identity
+    locks: PeerLocks
+    process: Holder
+    clock: Clock
+    sleep: Sleep
+    random: Random
+    new_id: NewId
+    threads: Threads = field(default_factory=Threads)

@@ -1,0 +1,198 @@
+"""What people are shown: tables, times, failures and summaries."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stigmem_replicator.cli import render
+from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.errors import LocalError, Reason, TransientPeerError
+from stigmem_replicator.replication.plan import Counts
+from stigmem_replicator.store.reads import PeerRow
+from tests.unit.signed import NOW_MS, SENDER
+
+PEER = PeerRow(
+    id="peer-1",
+    node_id=SENDER,
+    node_url="http://127.0.0.1:8765",
+    status="active",
+    scopes=frozenset({"public"}),
+    ingest_tenant=None,
+    entity_uri=None,
+    relay_trusted=False,
+)
+
+
+def test_tables_align_and_leave_no_blanks_at_the_end() -> None:
+    """Columns are as wide as their widest cell; lines do not end in blanks."""
+    assert render.table(["peer", "state"], [["a", "idle"], ["longer", ""]]) == (
+        "peer    state\na       idle\nlonger"
+    )
+
+
+def test_a_table_without_rows_is_its_headings() -> None:
+    """Nothing to show is still a table."""
+    assert render.table(["a", "b"], []) == "a  b"
+
+
+def test_pairs_align_their_values() -> None:
+    """Names are padded to the longest."""
+    assert render.pairs([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "expected"),
+    [
+        (None, "never"),
+        (0, "1970-01-01T00:00:00Z"),
+        (NOW_MS, "2026-01-02T03:04:05Z"),
+        (253_402_300_799_000, "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_times_are_iso_8601_in_utc(at_ms: int | None, expected: str) -> None:
+    """A time is shown to the second; none is ``never``."""
+    assert render.moment(at_ms) == expected
+
+
+@given(st.integers(min_value=0, max_value=10**18 - 1))
+def test_any_wall_part_can_be_shown(at_ms: int) -> None:
+    """A position may hold a time that no calendar knows; showing it does not fail."""
+    assert render.moment(at_ms)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-5, "0 s"),
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7_199, "120 min"),
+        (7_200, "2 h"),
+        (172_799, "48 h"),
+        (172_800, "2 d"),
+    ],
+)
+def test_durations_are_rough(seconds: float, expected: str) -> None:
+    """A duration is shown in the unit of which there are two or more."""
+    assert render.span(seconds) == expected
+
+
+def test_an_age_counts_from_now() -> None:
+    """How long ago something was; what never was is ``never``, the future is no time ago."""
+    assert render.age(NOW_MS - 7_000, NOW_MS) == "7 s ago"
+    assert render.age(NOW_MS + 7_000, NOW_MS) == "0 s ago"
+    assert render.age(None, NOW_MS) == "never"
+
+
+def test_a_failure_is_one_line_with_its_reason_and_what_to_do() -> None:
+    """Line breaks of a message do not break the line."""
+    error = LocalError(Reason.DATABASE_MISSING, "there is\nno file", hint="name\n  one")
+    assert render.failure(error) == (
+        "stigmem-replicate: there is no file (database_missing); name one"
+    )
+    assert render.failure(LocalError(Reason.USAGE, "no")) == "stigmem-replicate: no (usage)"
+
+
+def test_reasons_come_with_their_counts_the_commonest_first() -> None:
+    """Equal counts are in the order of their names."""
+    counts = {Reason.HLC_SKEW: 2, Reason.CID_MISMATCH: 9, Reason.CID_LEGACY: 2}
+    assert render.reasons(counts) == "cid_mismatch 9, cid_legacy 2, hlc_skew 2"
+    assert render.reasons({}) == ""
+
+
+def report(**counts: object) -> PullReport:
+    totals: dict[str, object] = {"admitted": 7, "duplicates": 3, **counts}
+    return PullReport(
+        cursor_before=None,
+        cursor=f"{NOW_MS}.0",
+        pages=2,
+        counts=Counts(**totals),  # type: ignore[arg-type]
+        caught_up_ms=NOW_MS,
+    )
+
+
+def summary(done: PullReport, **changes: object) -> dict[str, str]:
+    said = {"dry_run": False, "interrupted": False, "error": None, **changes}
+    text = render.pull_summary(PEER, done, 2.0, **said)  # type: ignore[arg-type]
+    lines = [line.split("  ", 1) for line in text.splitlines()]
+    return {line[0]: line[1].strip() for line in lines}
+
+
+def test_a_summary_says_what_was_added_and_where_the_cursor_stands() -> None:
+    """A pull that caught up: how much, how fast, and nothing that does not apply."""
+    assert summary(report()) == {
+        "peer": f"{SENDER} at http://127.0.0.1:8765",
+        "end": "caught up after 2.0 s",
+        "pages": "2",
+        "added": "7 new facts (4 new/s)",
+        "duplicates": "3",
+        "rejected": "0",
+        "cursor": f"{NOW_MS}.0",
+    }
+
+
+def test_a_summary_names_what_was_refused_and_where_to_look() -> None:
+    """Rejections, conflicts left out and a cursor that moved are each a line."""
+    done = report(
+        rejected={Reason.CID_MISMATCH: 2},
+        refused_before={Reason.CID_LEGACY: 1},
+        conflicts=5,
+        conflicts_capped=4,
+    )
+    done.moved_elsewhere = 1
+    said = summary(done)
+    assert said["rejected"] == "cid_mismatch 2"
+    assert said["refused before"] == "cid_legacy 1"
+    assert said["conflicts"] == "5"
+    assert said["conflicts left out"].startswith("4 ")
+    assert said["cursor changed"] == "1 times by somebody else"
+    assert said["see"] == f"stigmem-replicate dead-letters list --peer {SENDER}"
+
+
+def test_a_summary_says_how_the_pull_ended() -> None:
+    """A failure, an interruption, a limit and a dry run each have their words."""
+    stopped = TransientPeerError(Reason.TIMEOUT, "slow")
+    assert summary(report(), error=stopped)["end"].startswith("stopped: timeout")
+    assert summary(report(), interrupted=True)["end"].startswith("interrupted")
+    limited = report()
+    limited.caught_up_ms = None
+    limited.cursor = None
+    assert summary(limited)["end"].startswith("stopped as asked, more remains")
+    assert summary(limited)["cursor"] == "at the beginning"
+    assert summary(report(), dry_run=True)["would add"].startswith("7 new facts")
+
+
+def test_a_document_is_for_machines() -> None:
+    """The JSON has plain numbers and reason codes, and survives a round trip."""
+    done = report(rejected={Reason.CID_MISMATCH: 2})
+    error = TransientPeerError(Reason.TIMEOUT, "slow", hint="wait")
+    got = render.pull_document(PEER, done, 2.00049, error, dry_run=False, interrupted=False)
+    assert json.loads(render.document(got)) == {
+        "peer": SENDER,
+        "url": "http://127.0.0.1:8765",
+        "caught_up": False,
+        "dry_run": False,
+        "interrupted": False,
+        "seconds": 2.0,
+        "pages": 2,
+        "new": 7,
+        "duplicates": 3,
+        "rejected": {"cid_mismatch": 2},
+        "refused_before": {},
+        "conflicts": 0,
+        "conflicts_left_out": 0,
+        "cursor_before": None,
+        "cursor": f"{NOW_MS}.0",
+        "error": {"reason": "timeout", "message": "slow", "hint": "wait"},
+    }
+
+
+def test_a_pull_that_took_no_time_has_a_rate() -> None:
+    """No duration divides by zero."""
+    assert render.progress(report(), 0.0).endswith("new/s")
