@@ -39,15 +39,18 @@ class Inspected:
     """The verdicts on a page's entries, in order.
 
     ``generation`` names what they were judged by, ``open_letters`` are the ids that have a dead
-    letter, ``blocked`` says why the peer as a whole cannot be admitted, and ``verified`` counts
-    the entries that passed.
+    letter, and ``blocked`` says why the peer as a whole cannot be admitted.
     """
 
     generation: str
     judged: tuple[Judged, ...]
     open_letters: frozenset[str]
     blocked: BlockPeer | None
-    verified: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether any entry passed every check."""
+        return any(isinstance(item.verdict, Admit) for item in self.judged)
 
     def count(self, reason: Reason) -> int:
         """Return how many entries were rejected for ``reason``."""
@@ -93,32 +96,27 @@ def inspect(
     with reading(database) as connection:
         known = reads.known_facts(connection, set(ids))
         letters = reads.known_letters(connection, node_id, stream, set(ids))
-    before = generation(policy)
+    name = generation(policy)
     judged: list[Judged] = []
-    verified = 0
     for raw, item, entry_id in zip(entries, decoded, ids, strict=True):
-        letter = _same_letter(letters.get(entry_id), before, raw)
+        letter = letters.get(entry_id)
+        unchanged = letter is not None and _unchanged(letter, name, raw)
         # Time alone mends a skew, so such an entry is judged each time it is served.
-        if letter is not None and letter.reason != Reason.HLC_SKEW:
+        if letter is not None and unchanged and letter.reason != Reason.HLC_SKEW:
             judged.append(Judged(entry_id, _refused_before(letter, now_ms)))
             continue
         verdict = _judge(item, policy, known.get(entry_id), now_ms)
         if isinstance(verdict, BlockPeer):
-            return Inspected(before, tuple(judged), frozenset(), verdict, verified)
-        if isinstance(verdict, Reject) and letter and letter.reason == verdict.reason:
-            judged.append(Judged(entry_id, _refused_before(letter, now_ms)))
-            continue
-        if isinstance(verdict, Reject):
-            payload = envelope.payload(raw)
-            judged.append(Judged(entry_id, verdict, payload, envelope.payload_hash(payload)))
-            continue
+            return Inspected(name, tuple(judged), frozenset(), verdict)
         if isinstance(verdict, Admit):
-            verified += 1
             fact = verdict.entry.fact
             # The same id again on this page is judged against what the page brought first.
             known[entry_id] = KnownFact(fact.cid, fact.valid_until)
-        judged.append(Judged(entry_id, verdict))
-    return Inspected(before, tuple(judged), frozenset(letters), None, verified)
+        if isinstance(verdict, Reject):
+            judged.append(_rejected(entry_id, raw, verdict, letter, unchanged, now_ms))
+        else:
+            judged.append(Judged(entry_id, verdict))
+    return Inspected(name, tuple(judged), frozenset(letters), None)
 
 
 def _identify(raw: object, item: Entry | MalformedEntry) -> str:
@@ -135,12 +133,29 @@ def _judge(
     return judge(item, policy, known, now_ms)
 
 
-def _same_letter(letter: KnownLetter | None, before: str, raw: object) -> KnownLetter | None:
-    """Return the letter if this very entry was refused under the same policy and keys."""
-    if letter is None or letter.status == "resolved" or letter.generation != before:
-        return None
-    same = letter.payload_hash == envelope.payload_hash(envelope.payload(raw))
-    return letter if same else None
+def _unchanged(letter: KnownLetter, name: str, raw: object) -> bool:
+    """Say whether this very entry was refused under the same policy and keys."""
+    if letter.status == "resolved" or letter.generation != name:
+        return False
+    return letter.payload_hash == envelope.payload_hash(envelope.payload(raw))
+
+
+def _rejected(
+    entry_id: str,
+    raw: object,
+    verdict: Reject,
+    letter: KnownLetter | None,
+    unchanged: bool,  # noqa: FBT001 - of the letter
+    now_ms: int,
+) -> Judged:
+    if letter is not None and unchanged and letter.reason == verdict.reason:
+        return Judged(entry_id, _refused_before(letter, now_ms))
+    payload = envelope.payload(raw)
+    digest = envelope.payload_hash(payload)
+    audited = (
+        letter is not None and letter.reason == verdict.reason and letter.payload_hash == digest
+    )
+    return Judged(entry_id, verdict, payload, digest, audited)
 
 
 def _refused_before(letter: KnownLetter, now_ms: int) -> RefusedBefore:

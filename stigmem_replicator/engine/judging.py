@@ -62,7 +62,7 @@ class Judge:
         keys = await self._keys.current()
         inspected = await self._around.threads.check(self._inspect, entries, keys)
         if inspected.count(Reason.ORIGIN_SIG_INVALID):
-            newer = await self._keys.after_bad_signatures(none_verified=not inspected.verified)
+            newer = await self._keys.after_bad_signatures(none_passed=not inspected.passed)
             if newer is not None:
                 inspected = await self._around.threads.check(self._inspect, entries, newer)
         if inspected.blocked is not None:

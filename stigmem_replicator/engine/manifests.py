@@ -66,12 +66,12 @@ class SenderKeys:
             raise self._unresolvable(f"its manifest expired at {manifest.expires_at}")
         return self._keys(manifest)
 
-    async def after_bad_signatures(self, *, none_verified: bool) -> frozenset[str] | None:
+    async def after_bad_signatures(self, *, none_passed: bool) -> frozenset[str] | None:
         """Look for a newer manifest because signatures did not verify.
 
         Returns the new keys, or None when there are none and the entries themselves are bad.
         Raises :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which
-        no chain leads, or when nothing verified and its manifest cannot be had.
+        no chain leads, or when no entry passed and its manifest cannot be had.
         """
         if self._just_refreshed():
             return None
@@ -82,7 +82,7 @@ class SenderKeys:
         except ManifestError as error:
             raise self._key_changed(f"its manifest is refused: {error}", before) from error
         except ReplicatorError as error:
-            if none_verified:
+            if none_passed:
                 raise self._key_changed(f"its manifest cannot be had: {error}", before) from error
             return None
         after = self._keys(manifest)

@@ -70,12 +70,16 @@ class RefusedBefore:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One entry of a page with its verdict; a rejected one keeps its payload and digest."""
+    """One entry of a page with its verdict; a rejected one keeps its payload and digest.
+
+    ``audited`` says that the audit logs hold this rejection already, from an earlier judgement.
+    """
 
     entry_id: str
     verdict: Admit | Duplicate | Reject | RefusedBefore
     payload: bytes = b""
     payload_hash: str = ""
+    audited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +357,11 @@ def _plan_rejected(batch: Batch, item: Judged, reject: Reject, context: PageCont
             "status": "open",
         }
     )
+    if not item.audited:
+        _plan_audit(batch, item, reject, context)
+
+
+def _plan_audit(batch: Batch, item: Judged, reject: Reject, context: PageContext) -> None:
     scoped = reject.reason in _SCOPE_VIOLATIONS
     batch.federation_audit.append(
         {

@@ -153,7 +153,7 @@ def _scopes(text: str) -> frozenset[str]:
     # A peer whose scopes do not read is agreed nothing: its facts are refused, not guessed.
     try:
         items = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return frozenset()
     if not isinstance(items, list):
         return frozenset()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import random
 import sqlite3
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def test_a_file_that_is_no_sqlite_database_is_refused(tmp_path: Path, content: b
 def test_a_damaged_database_is_refused(node_path: Path) -> None:
     """A file that only starts like a database is damaged or encrypted."""
     content = node_path.read_bytes()
-    node_path.write_bytes(content[:16] + os.urandom(8192))
+    node_path.write_bytes(content[:16] + random.Random(1).randbytes(8192))
     assert refused(node_path).reason is Reason.DATABASE_NOT_A_NODE
 
 
@@ -127,11 +126,8 @@ def test_a_schema_that_lacks_what_we_need_is_refused(
 
 
 def with_column(column: str) -> tuple[str, str]:
-    return (
-        "DROP TABLE federation_audit",
-        "CREATE TABLE federation_audit (id TEXT PRIMARY KEY, peer_id TEXT NOT NULL, "
-        f"event_type TEXT NOT NULL, detail TEXT, ts TEXT NOT NULL, {column})",
-    )
+    columns = "id TEXT PRIMARY KEY, peer_id TEXT NOT NULL, event_type TEXT, detail TEXT, ts TEXT"
+    return "DROP TABLE federation_audit", f"CREATE TABLE federation_audit ({columns}, {column})"
 
 
 def test_a_schema_that_demands_more_than_we_know_is_refused(node_path: Path) -> None:
@@ -201,9 +197,10 @@ def test_a_lock_of_another_process_is_named(node_path: Path) -> None:
 def test_a_failed_write_leaves_nothing_and_the_next_one_works(node_path: Path) -> None:
     """A transaction that fails is rolled back whole, and its connection is good again."""
     database = open_database(node_path, timeout_s=SHORT_S)
-    with pytest.raises(LocalError) as caught, writing(database) as connection:
-        connection.execute(text("INSERT INTO node_meta VALUES ('k', 'v')"))
-        connection.execute(text("INSERT INTO node_meta VALUES ('k', 'w')"))
+    twice = text("INSERT INTO node_meta VALUES ('k', 'v')")
+    with pytest.raises(LocalError) as caught, writing(database) as connection:  # noqa: PT012
+        connection.execute(twice)
+        connection.execute(twice)
     assert caught.value.reason is Reason.DATABASE_FAILED
     with writing(database) as connection:
         assert connection.scalar(text("SELECT count(*) FROM node_meta")) == 0
@@ -232,13 +229,10 @@ def test_readers_in_many_threads_do_not_wait_for_each_other(node_path: Path) -> 
             done.append(len(reads.peers(connection)))
 
     threads = [threading.Thread(target=look) for _ in range(5)]
-    _with_write(lambda: [thread.start() for thread in threads], database.write.begin)
-    for thread in threads:
-        thread.join()
+    with database.write.begin():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert done == [0] * 5
     database.close()
-
-
-def _with_write(work: Callable[[], object], begin: Callable[[], object]) -> None:
-    with begin():  # type: ignore[attr-defined]
-        work()
