@@ -225,7 +225,7 @@ class Pull:
         )
         session = Session(stored.position, self._paging(), limit=self._page_size)
         source = FactSource(client, peer, around)
-        worker = Worker(session, source, judge, writer, self._report, self._on_page)
+        worker = Worker(session, source, judge, writer, self._report, self._on_page, self._tell)
         try:
             return await worker.run()
         finally:

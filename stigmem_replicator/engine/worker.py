@@ -53,7 +53,8 @@ class _Judged:
 class Worker:
     """One pass over one peer's facts.
 
-    ``on_page`` is called after each committed page.  The report grows as pages are committed,
+    ``on_page`` is called after each committed page, ``tell`` with a plain sentence when a page
+    is asked for in a smaller size.  The report grows as pages are committed,
     so that it is true however the pass ends.
     """
 
@@ -65,6 +66,7 @@ class Worker:
         writer: PageWriter | DryRun,
         report: PullReport,
         on_page: Callable[[PullReport], None],
+        tell: Callable[[str], None],
     ) -> None:
         self._session = session
         self._source = source
@@ -72,6 +74,7 @@ class Worker:
         self._writer = writer
         self._report = report
         self._on_page = on_page
+        self._tell = tell
         self._committed = anyio.Event()
         # Raised when the cursor row was changed by somebody else: pages before it are dropped.
         self._epoch = 0
@@ -134,6 +137,8 @@ class Worker:
 
     def _after_failure(self, error: ReplicatorError, fetch: Fetch) -> Action:
         action = self._session.on_failure(error.reason)
+        if isinstance(action, Fetch):
+            self._tell(f"{error.message}; asking for {action.limit} entries at a time")
         if isinstance(action, Failed):
             self._failure = error
             if action.reason is Reason.ENTRY_TOO_LARGE:

@@ -172,11 +172,14 @@ class PageContext:
 def conflict_key(admit: Admit) -> ConflictKey | None:
     """Return the key under which an admitted fact may contradict others.
 
-    The node's own bookkeeping facts (``stigmem:`` names, not ``stigmem://`` URIs) never do.
+    The node's own bookkeeping facts (``stigmem:`` names, not ``stigmem://`` URIs) never do, nor
+    do names with a NUL, for which SQLite's functions cannot look.
     """
     fact = admit.entry.fact
     for name in (fact.entity, fact.relation):
         if name.startswith("stigmem:") and not name.startswith("stigmem://"):
+            return None
+        if "\x00" in name:
             return None
     return ConflictKey(admit.tenant, fact.entity, fact.relation, fact.scope)
 

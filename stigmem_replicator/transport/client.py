@@ -131,14 +131,15 @@ class PeerClient:
     async def _body(self, response: httpx.Response) -> bytes:
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            message = f"{response.url.path} came encoded as {printable(encoding, 20)}, unasked"
+            url = f"{self._base_url}{response.url.path}"
+            message = f"{url} came encoded as {printable(encoding, 20)}, unasked"
             raise TransientPeerError(Reason.MALFORMED_PAGE, message)
         cap = self._limits.body_bytes
         body = bytearray()
         async for part in response.aiter_raw():
             body += part
             if len(body) > cap:
-                message = f"the answer of {response.url.host} is larger than {cap} bytes"
+                message = f"the answer of {self._base_url} is larger than {cap} bytes"
                 raise TransientPeerError(Reason.PAGE_TOO_LARGE, message)
         return bytes(body)
 

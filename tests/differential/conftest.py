@@ -131,6 +131,11 @@ class Both:
         assert said.stdout, said.stderr
         return Fed(ended, said.returncode, json.loads(said.stdout))
 
+    def read_again(self) -> None:
+        """Have our next pull begin at the beginning."""
+        origin = self.world.pair.origin.node_id
+        self.cli("cursor", "reset", "--peer", origin, "--yes", db=self.our_database)
+
     def node_rows(self, sql: str, *parameters: str) -> list[sqlite3.Row]:
         return _rows(self.node_database, sql, parameters)
 
@@ -154,7 +159,8 @@ def make_both(
     for copy in copies:
         copy.touch(mode=0o600)
         copy.write_bytes(world.snapshot.read_bytes())
-    return Both(world, *copies, make_cli(folder), settings, own_settings)
+    node_side, our_side = copies
+    return Both(world, node_side, our_side, make_cli(folder), settings, own_settings)
 
 
 @pytest.fixture

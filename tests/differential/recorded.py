@@ -14,8 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -44,15 +42,22 @@ def record(origin: Node, receiver: InsideNode, *, limit: int = 100) -> list[byte
 
 @contextmanager
 def page_server(bodies: Sequence[bytes]) -> Iterator[str]:
-    """Serve bodies in their order: each to the cursor of the one before; yields the URL.
+    """Serve what is on record and yield the URL.
 
-    A cursor that no body ends with gets the first, as one that lies before them all would.
+    One body is served as it is, whatever is asked for. Several are an origin's answers in a row:
+    their entries are served as an origin does, those whose HLC as text lies behind the cursor.
     """
-    follows: dict[str | None, bytes] = {}
-    cursor = None
-    for body in bodies:
-        follows.setdefault(cursor, body)
-        cursor = json.loads(body)["cursor"]
+    pages = [json.loads(body) for body in bodies]
+    entries = [entry for page in pages for entry in page["facts"]]
+
+    def answer(cursor: str, limit: int) -> bytes:
+        if len(bodies) == 1:
+            return bodies[0]
+        found = [entry for entry in entries if entry["fact"]["hlc"] > cursor]
+        shown = found[:limit]
+        newest = shown[-1]["fact"]["hlc"] if shown else cursor or None
+        document = {"v": 2, "facts": shown, "cursor": newest, "has_more": len(found) > limit}
+        return json.dumps(document).encode()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -62,8 +67,8 @@ def page_server(bodies: Sequence[bytes]) -> Iterator[str]:
             if parts.path != FACTS:
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
-            asked = parse_qs(parts.query).get("cursor", [None])[0]
-            body = follows.get(asked, bodies[0])
+            query = parse_qs(parts.query)
+            body = answer(query.get("cursor", [""])[0], int(query["limit"][0]))
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -77,7 +82,7 @@ def page_server(bodies: Sequence[bytes]) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield str(httpx.URL(scheme="http", host="127.0.0.1", port=server.server_address[1]))
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

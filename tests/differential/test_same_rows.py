@@ -30,10 +30,15 @@ def signed(pen: Pen, facts: list[JsonObject]) -> bytes:
     return page([pen.sign(fact) for fact in facts], cursor=facts[-1]["hlc"])
 
 
+def scores_of(both: Both, *sources: str) -> dict[tuple[str, str], float]:
+    """What the node would score each source in each scope now."""
+    keys = [(source, scope) for source in sources for scope in SCOPES]
+    return dict(zip(keys, both.inside.trust_scores(keys), strict=True))
+
+
 def test_the_corpus_of_a_real_origin(both: Both) -> None:
     """Every value type, odd text, contradictions and both scopes, as a real origin served them."""
-    keys = [(f"agent:{name}", scope) for name in ("corpus", "uncarriable") for scope in SCOPES]
-    scores = dict(zip(keys, both.inside.trust_scores(keys), strict=True))
+    scores = scores_of(both, "agent:corpus", "agent:uncarriable")
     allowed = [WHOLE_NUMBERS, trust_by_scope(scores), REFUSALS_ON_RECORD, FINER_REASONS]
 
     fed = both.feed(both.world.pages)
@@ -42,6 +47,7 @@ def test_the_corpus_of_a_real_origin(both: Both) -> None:
     assert fed.summary["conflicts"] > 30
     assert_same(both.node_database, both.our_database, allowed)
 
+    both.read_again()
     again = both.feed(both.world.pages)
     assert (again.code, again.summary["new"], again.summary["rejected"]) == (0, 0, {})
     assert_same(both.node_database, both.our_database, [RECORDED_ONCE, *allowed])
@@ -73,11 +79,12 @@ def test_contradictions_of_every_kind(both: Both, pen: Pen) -> None:
         pen.fact("key:retracted", value="c", valid_until="2020-01-01T00:00:00Z"),
         pen.fact("key:retracted", value="d"),
     ]
+    scores = scores_of(both, "agent:pen", "agent:another")
     fed = both.feed([signed(pen, first)])
     assert (fed.code, fed.summary["conflicts"]) == (0, 3 + 2 + 1)
     fed = both.feed([signed(pen, second)])
     assert (fed.code, fed.summary["conflicts"]) == (0, 3 + 2 + 3)
-    assert_same(both.node_database, both.our_database)
+    assert_same(both.node_database, both.our_database, [trust_by_scope(scores)])
 
 
 def test_clocks_of_every_kind(both: Both, pen: Pen) -> None:

@@ -349,7 +349,7 @@ def test_a_body_over_the_cap_is_asked_for_in_smaller_pages(
 def test_one_entry_over_the_cap_blocks_the_peer(cli: Cli, receiver: Receiver) -> None:
     """An entry that alone is over the cap is `entry_too_large`, exit 9; what was before stays."""
     with servers(receiver, 2) as peers:
-        large, endless = peers
+        _large, endless = peers
         for server in peers:
             server.origin.add_many(2)
             server.origin.add(value="x" * BYTES_MIN)
@@ -493,15 +493,15 @@ def test_a_known_entry_cannot_be_extended_or_replaced(
     for entry in (
         extended(server.origin, later, "2031-01-01T00:00:00+00:00"),
         extended(server.origin, endless, None),
-        # Another content with the same end: the extension is judged first.
-        {**(made := collision(server.origin, other))},
+        # Another content without an end: the extension is judged first.
+        collision(server.origin, other),
     ):
         server.origin.add(entry)
-    del made
     pull_all_new(cli, adopted)
     letters = adopted.letters(server)
     assert letters[later["fact"]["id"]] == "valid_until_extension"
     assert letters[endless["fact"]["id"]] == "valid_until_extension"
+    assert letters[other["fact"]["id"]] == "valid_until_extension"
     stored = adopted.query("SELECT DISTINCT valid_until FROM facts WHERE received_from NOT NULL")
     assert [row["valid_until"] for row in stored] == [end]
     assert len(adopted.fact_ids(server)) == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
@@ -10,7 +12,7 @@ from stigmem_replicator.replication.session import Checkpoint
 from stigmem_replicator.store import apply, positions, reads, siblings
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import CursorRow, KnownLetter, PeerRow
+from stigmem_replicator.store.reads import CursorRow, KnownLetter
 from stigmem_replicator.trust.facts import KnownFact
 from stigmem_replicator.trust.source_trust import History, Rule
 from tests.integration.world import (
@@ -100,7 +102,7 @@ def test_many_keys_are_looked_up_in_one_statement(bare: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["zoë ☕", "quo'te \" \\", "100%_", "[1,2]", "\U0001f600", "a\tb\n", "a\x00b"]
+    "name", ["zoë ☕", "quo'te \" \\", "100%_", "[1,2]", "\U0001f600", "a\tb\n"]
 )
 def test_any_text_is_its_own_key(bare: Database, name: str) -> None:
     """Quotes, wildcards, JSON and characters outside the first plane are matched as they are."""
@@ -349,7 +351,7 @@ def test_trust_inputs_are_what_the_node_has(bare: Database) -> None:
     for agent, status in (("agent:a", "active"), ("agent:r", "revoked")):
         row = {"id": agent, "entity_uri": agent, "public_key": "", "registered_at": ""}
         insert(bare.path, "agent_keys", status=status, **row)
-    facts: dict[str, dict[str, object]] = {
+    facts: dict[str, dict[str, Any]] = {
         "old": {"timestamp": "2025-01-01"},
         "new": {"timestamp": "2026-01-01"},
         "failed": {"timestamp": "2026-01-02", "attested": 0},

@@ -319,10 +319,12 @@ def test_without_a_cap_every_sibling_conflicts() -> None:
         {"entity": "stigmem:conflict:1"},
         {"relation": "stigmem:received_from"},
         {"entity": "stigmem:"},
+        {"entity": "a\x00b"},
+        {"relation": "\x00"},
     ],
 )
-def test_the_nodes_own_names_never_conflict(fact: dict[str, Any]) -> None:
-    """Bookkeeping facts stand beside each other; only the fact and its meta fact are written."""
+def test_some_names_never_conflict(fact: dict[str, Any]) -> None:
+    """Bookkeeping and names that no lookup finds: only the fact and its meta fact are written."""
     batch = plan([admitted("f-1", **fact), admitted("f-2", **fact)])
     assert (len(batch.facts), batch.conflicts, batch.sibling_counts) == (4, [], {})
 
