@@ -9,6 +9,7 @@ from typing import Final
 
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import Reason, ReplicatorError
+from stigmem_replicator.observe.log import printable
 from stigmem_replicator.store.reads import PeerRow
 
 _MINUTE_S: Final = 60
@@ -18,12 +19,19 @@ _SHORT_CELL: Final = 60
 
 
 def document(value: object) -> str:
-    """Return a value as JSON for machines."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """Return a value as JSON for machines, which people read too: what does not print is escaped.
+
+    A peer's text may hold what speaks to a terminal, and what no encoding can carry.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows under headings, aligned; the last column is not padded."""
+    rows = [[_cell(text) for text in row] for row in rows]
     widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
     return "\n".join(
         "  ".join(
@@ -36,7 +44,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """Return names and values, one a line."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in rows)
+
+
+def _cell(text: str) -> str:
+    return printable(text, len(text))
 
 
 def moment(at_ms: int | None) -> str:
@@ -68,7 +80,8 @@ def span(seconds: float) -> str:
 def failure(error: ReplicatorError) -> str:
     """Return a failure as the one line of standard error."""
     hint = f"; {error.hint}" if error.hint else ""
-    return " ".join(f"stigmem-replicate: {error.message} ({error.reason}){hint}".split())
+    text = _cell(f"stigmem-replicate: {error.message} ({error.reason}){hint}")
+    return " ".join(text.split())
 
 
 def reasons(counts: Mapping[Reason, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from stigmem_replicator.engine.inspection import Inspected
@@ -14,6 +14,7 @@ from stigmem_replicator.replication.plan import (
     Batch,
     ConflictKey,
     Counts,
+    Judged,
     PageContext,
     RefusedBefore,
     Siblings,
@@ -45,6 +46,40 @@ class Written:
     cursor: str | None = None
 
 
+class Repeats:
+    """What the page before refused: two pages share the entries of one HLC.
+
+    The next page is judged while the page before is still being written, so the dead letters do
+    not show yet that an entry was refused just now.
+    """
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[str, str], Reason] = {}
+
+    def remember(self, inspected: Inspected) -> None:
+        """Keep what a page refused."""
+        self._refused = {
+            (item.entry_id, item.payload_hash): item.verdict.reason
+            for item in inspected.judged
+            if isinstance(item.verdict, Reject)
+        }
+
+    def set_aside(self, inspected: Inspected) -> Inspected:
+        """Return the verdicts with those of the page before counted as refused before."""
+        if not self._refused:
+            return inspected
+        return replace(inspected, judged=tuple(self._seen(item) for item in inspected.judged))
+
+    def _seen(self, item: Judged) -> Judged:
+        verdict = item.verdict
+        if (
+            isinstance(verdict, Reject)
+            and self._refused.get((item.entry_id, item.payload_hash)) is verdict.reason
+        ):
+            return Judged(item.entry_id, RefusedBefore(verdict.reason, touch=False))
+        return item
+
+
 class PageWriter:
     """Writes one peer's pages in order, each whole or as batches in order."""
 
@@ -65,6 +100,7 @@ class PageWriter:
         self._row = row
         self._commit_number = commit_number
         self._trim = False
+        self._repeats = Repeats()
 
     async def write(
         self, entries: Sequence[object], inspected: Inspected, progress: Progress
@@ -74,6 +110,7 @@ class PageWriter:
         Raises :class:`PeerBlockedError` with ``dead_letters_full``, ``LocalError`` when the
         database fails, and ``UnknownPeerError`` when the peer is no longer active.
         """
+        inspected = self._repeats.set_aside(inspected)
         self._trim = await self._check_letters(inspected)
         total, done, fallen = Counts(), 0, 0
         standing: dict[ConflictKey, Siblings] | None = None
@@ -95,6 +132,7 @@ class PageWriter:
                 self._row, self._commit_number = outcome.row, outcome.commit_number
                 total, done, standing = total + batch.counts, done + batch.entries, batch.standing
                 if last:
+                    self._repeats.remember(inspected)
                     return Written(total)
                 continue
             fallen, standing = fallen + 1, None
@@ -182,6 +220,7 @@ class DryRun:
 
     def __init__(self) -> None:
         self._last_page: frozenset[str] = frozenset()
+        self._repeats = Repeats()
 
     async def write(
         self, _entries: Sequence[object], inspected: Inspected, _progress: Progress
@@ -192,7 +231,9 @@ class DryRun:
         """
         counts = Counts()
         admitted = set()
-        for item in inspected.judged:
+        repeats = self._repeats.set_aside(inspected)
+        self._repeats.remember(inspected)
+        for item in repeats.judged:
             match item.verdict:
                 case Admit() if item.entry_id not in self._last_page:
                     admitted.add(item.entry_id)

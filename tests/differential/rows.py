@@ -180,9 +180,9 @@ def _forget_clock(table: str, row: Row) -> None:
         row[column] = _ISO.sub("<now>", row[column])
     if table == "facts" and row["hlc"] is not None:
         row["hlc"] = _HLC.sub("<hlc>", row["hlc"])
-    if table == "fact_audit_log" and row["detail"] is not None:
+    if table in ("fact_audit_log", "federation_audit") and row["detail"] is not None:
         detail = json.loads(row["detail"])
         for key in ("skew_ms", "local_wall_ms"):
             if key in detail:
                 detail[key] = type(detail[key]).__name__
-        row["detail"] = json.dumps(detail)
+        row["detail"] = detail

@@ -20,6 +20,7 @@ from tests.differential.differences import (
     REFUSALS_ON_RECORD,
     TENANT_REFUSALS,
     UNAGREED_SCOPES,
+    UNREADABLE_TIMES,
     WHOLE_NUMBERS,
     WORDS_FOR_EXTENSION,
     mistyped,
@@ -224,6 +225,7 @@ class Story:
             ("HLC that is none", "ValueError", {"hlc": "yesterday"}),
             ("confidence above one", "IntegrityError", {"confidence": 1.5}),
             ("unknown type", "IntegrityError", {"value": blob}),
+            ("number for entity", "AttributeError", {"entity": 5}),
             ("half a character", "UnicodeEncodeError", {"entity": "case:\ud800"}),
         ):
             self._case(name, pen.sign(self._changed(name, **fields)), ends, "malformed_fact")
@@ -237,7 +239,7 @@ class Story:
             ("one for true", {"value": {"type": "boolean", "v": 1, **content}}),
             ("number for text", {"value": {"type": "string", "v": 5, **content}}),
             ("no value", {"value": {"type": "text", **content}}),
-            ("number for entity", {"entity": 5}),
+            ("number for timestamp", {"timestamp": 5}),
             ("text for confidence", {"confidence": "0.5"}),
         ):
             entry = self.pen.sign(self._changed(name, **fields))
@@ -338,6 +340,7 @@ def _allowed(told: Told) -> list[Any]:
         TENANT_REFUSALS,
         FINER_REASONS,
         WORDS_FOR_EXTENSION,
+        UNREADABLE_TIMES,
     ]
 
 

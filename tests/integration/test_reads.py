@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -246,14 +247,14 @@ def test_peers_are_read_with_what_was_agreed(bare: Database) -> None:
     with reading(bare) as connection:
         other, first = reads.peers(connection)
         assert first == PEER
-        assert other == PeerRow(
-            "p0",
-            "a",
-            PEER.node_url,
-            "revoked",
-            frozenset({"team"}),
-            "acme",
-            None,
+        assert other == replace(
+            PEER,
+            id="p0",
+            node_id="a",
+            status="revoked",
+            scopes=frozenset({"team"}),
+            ingest_tenant="acme",
+            entity_uri=None,
             relay_trusted=True,
         )
         assert reads.peer(connection, "p0") == other

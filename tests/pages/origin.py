@@ -122,8 +122,8 @@ class Origin:
         }
         return {**body, "signature": base64url(self.key.sign(canonical(body)))}
 
-    def rotate(self, *, hours_ago: float = 0.0) -> None:
-        """Take a new key as the protocol wants it: the old one signs the step."""
+    def rotate(self, *, hours_ago: float = 0.0, forged: bool = False) -> None:
+        """Take a new key as the protocol wants it: the old one signs the step, unless forged."""
         old, self.key = self.key, Ed25519PrivateKey.generate()
         step: Raw = {
             "previous_key_id": key_id_of(old),
@@ -131,7 +131,7 @@ class Origin:
             "new_public_key": public_text(self.key),
             "rotated_at": (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat(),
         }
-        signature = base64url(old.sign(canonical(step)))
+        signature = base64url((self.key if forged else old).sign(canonical(step)))
         self.rotations.append(
             {**step, "signature": signature, "previous_public_key": public_text(old)}
         )

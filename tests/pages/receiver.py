@@ -136,6 +136,14 @@ class Receiver:
             [server.node_id, cursor, cursor],
         )
 
+    def stored_manifest(self, server: PageServer) -> str | None:
+        """The manifest of a server's organisation as it is stored: JSON."""
+        rows = self.query(
+            "SELECT manifest_json FROM federation_manifests WHERE entity_uri = ?",
+            [server.origin.entity_uri],
+        )
+        return rows[0]["manifest_json"] if rows else None
+
     # --- what has come
 
     def fact_ids(self, server: PageServer) -> set[str]:

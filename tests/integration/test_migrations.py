@@ -1,0 +1,130 @@
+"""Our own tables in the node's database: made, kept, refused and removed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.store import migrations
+from stigmem_replicator.store.engine import Database, open_database, reading
+from stigmem_replicator.store.own_models import (
+    HEAD_REVISION,
+    PREFIX,
+    VERSION_TABLE,
+    OwnBase,
+)
+from tests.check_migrations import problems
+from tests.integration.world import query, run
+
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+
+
+def tables(path: Path) -> set[str]:
+    return {name for kind, name, _, _ in query(path, SCHEMA) if kind == "table"}
+
+
+def test_an_upgrade_makes_our_tables_and_touches_no_other(bare: Database) -> None:
+    """Everything new carries our prefix; what the node made is as it was, byte for byte."""
+    before = query(bare.path, SCHEMA)
+    assert migrations.upgrade(bare)
+    after = query(bare.path, SCHEMA)
+    ours = [row for row in after if row[2].startswith(PREFIX)]
+    assert [row for row in after if row not in ours] == before
+    assert tables(bare.path) - {row[1] for row in before} == {
+        VERSION_TABLE,
+        *OwnBase.metadata.tables,
+    }
+    with reading(bare) as connection:
+        assert migrations.current(connection) == HEAD_REVISION
+        migrations.require(connection)
+
+
+def test_a_second_upgrade_changes_nothing(bare: Database) -> None:
+    """Every start may upgrade; rows and schema stay."""
+    migrations.upgrade(bare)
+    run(bare.path, "INSERT INTO replicator_clock VALUES (1, 2, 3)")
+    before = query(bare.path, SCHEMA)
+    assert not migrations.upgrade(bare)
+    assert query(bare.path, SCHEMA) == before
+    assert query(bare.path, "SELECT * FROM replicator_clock") == [(1, 2, 3)]
+
+
+def test_dropping_leaves_the_nodes_schema_as_it_was(bare: Database) -> None:
+    """Afterwards nothing tells that we were here, and an upgrade can make the tables again."""
+    before = query(bare.path, SCHEMA)
+    migrations.upgrade(bare)
+    run(bare.path, "INSERT INTO replicator_clock VALUES (1, 2, 3)")
+    assert migrations.drop(bare)
+    assert query(bare.path, SCHEMA) == before
+    assert not migrations.drop(bare)
+    assert migrations.upgrade(bare)
+    assert query(bare.path, "SELECT * FROM replicator_clock") == []
+
+
+def test_tables_of_a_newer_version_are_refused(bare: Database) -> None:
+    """An older program neither uses nor changes what a newer one made."""
+    migrations.upgrade(bare)
+    run(bare.path, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant
+    before = query(bare.path, SCHEMA)
+    with pytest.raises(LocalError) as caught:
+        migrations.upgrade(bare)
+    assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
+    assert "9999" in caught.value.message
+    assert query(bare.path, SCHEMA) == before
+    with pytest.raises(LocalError) as required, reading(bare) as connection:
+        migrations.require(connection)
+    assert required.value.reason is Reason.OWN_SCHEMA_OUTDATED
+
+
+def test_without_our_tables_a_command_says_what_to_run(bare: Database) -> None:
+    """A command that may not migrate names the one that does."""
+    with reading(bare) as connection:
+        assert migrations.current(connection) is None
+        with pytest.raises(LocalError) as caught:
+            migrations.require(connection)
+    assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
+    assert "db upgrade" in caught.value.hint
+
+
+def test_processes_that_start_together_upgrade_once(bare: Database) -> None:
+    """The whole upgrade holds the write lock, so one does it and the others find it done."""
+    barrier = threading.Barrier(3, timeout=10)
+    changed: list[bool] = []
+
+    def start() -> None:
+        other = open_database(bare.path, timeout_s=10.0)
+        barrier.wait()
+        changed.append(migrations.upgrade(other))
+        other.close()
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(changed) == [False, False, True]
+
+
+def test_an_upgrade_that_is_interrupted_leaves_nothing(
+    bare: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables come together or not at all."""
+    before = query(bare.path, SCHEMA)
+
+    def end(_connection: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bare.write.dialect, "do_commit", end)
+        with pytest.raises(KeyboardInterrupt):
+            migrations.upgrade(bare)
+    assert query(bare.path, SCHEMA) == before
+    assert migrations.upgrade(bare)
+
+
+def test_the_migrations_make_what_the_models_say() -> None:
+    """Scripts and models describe the same tables, up, down and up again."""
+    assert problems() == []
