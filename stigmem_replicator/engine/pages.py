@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from stigmem_replicator.engine.inspection import Inspected
 from stigmem_replicator.engine.judging import Judge
+from stigmem_replicator.engine.repeats import Repeats
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerBlockedError, Reason
 from stigmem_replicator.replication.plan import (
@@ -46,40 +47,6 @@ class Written:
     cursor: str | None = None
 
 
-class Repeats:
-    """What the page before refused: two pages share the entries of one HLC.
-
-    The next page is judged while the page before is still being written, so the dead letters do
-    not show yet that an entry was refused just now.
-    """
-
-    def __init__(self) -> None:
-        self._refused: dict[tuple[str, str], Reason] = {}
-
-    def remember(self, inspected: Inspected) -> None:
-        """Keep what a page refused."""
-        self._refused = {
-            (item.entry_id, item.payload_hash): item.verdict.reason
-            for item in inspected.judged
-            if isinstance(item.verdict, Reject)
-        }
-
-    def set_aside(self, inspected: Inspected) -> Inspected:
-        """Return the verdicts with those of the page before counted as refused before."""
-        if not self._refused:
-            return inspected
-        return replace(inspected, judged=tuple(self._seen(item) for item in inspected.judged))
-
-    def _seen(self, item: Judged) -> Judged:
-        verdict = item.verdict
-        if (
-            isinstance(verdict, Reject)
-            and self._refused.get((item.entry_id, item.payload_hash)) is verdict.reason
-        ):
-            return Judged(item.entry_id, RefusedBefore(verdict.reason, touch=False))
-        return item
-
-
 class PageWriter:
     """Writes one peer's pages in order, each whole or as batches in order."""
 
@@ -112,6 +79,7 @@ class PageWriter:
         """
         inspected = self._repeats.set_aside(inspected)
         self._trim = await self._check_letters(inspected)
+        written: list[Judged] = []
         total, done, fallen = Counts(), 0, 0
         standing: dict[ConflictKey, Siblings] | None = None
         while fallen < PLANS_MAX:
@@ -130,9 +98,10 @@ class PageWriter:
             outcome = await self._commit(batch, progress if last else None)
             if isinstance(outcome, Committed):
                 self._row, self._commit_number = outcome.row, outcome.commit_number
+                written += inspected.judged[done : done + batch.entries]
                 total, done, standing = total + batch.counts, done + batch.entries, batch.standing
                 if last:
-                    self._repeats.remember(inspected)
+                    self._repeats.remember(written)
                     return Written(total)
                 continue
             fallen, standing = fallen + 1, None
@@ -219,30 +188,22 @@ class DryRun:
     """Takes the place of a :class:`PageWriter` and writes nothing."""
 
     def __init__(self) -> None:
-        self._last_page: frozenset[str] = frozenset()
         self._repeats = Repeats()
 
     async def write(
         self, _entries: Sequence[object], inspected: Inspected, _progress: Progress
     ) -> Written:
-        """Count what a page would bring.
-
-        Pages overlap by entries of one HLC at most, so what the page before brought is known.
-        """
+        """Count what a page would bring."""
         counts = Counts()
-        admitted = set()
-        repeats = self._repeats.set_aside(inspected)
-        self._repeats.remember(inspected)
-        for item in repeats.judged:
+        for item in self._repeats.set_aside(inspected).judged:
             match item.verdict:
-                case Admit() if item.entry_id not in self._last_page:
-                    admitted.add(item.entry_id)
+                case Admit():
                     counts += Counts(admitted=1)
-                case Admit() | Duplicate():
+                case Duplicate():
                     counts += Counts(duplicates=1)
                 case Reject(reason=reason):
                     counts += Counts(rejected={reason: 1})
                 case RefusedBefore(reason=reason):
                     counts += Counts(refused_before={reason: 1})
-        self._last_page = frozenset(admitted)
+        self._repeats.remember(inspected.judged)
         return Written(counts)
