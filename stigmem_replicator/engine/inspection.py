@@ -23,10 +23,12 @@ from stigmem_replicator.trust.facts import (
     JUDGEMENT_VERSION,
     Admit,
     BlockPeer,
+    Duplicate,
     FactPolicy,
     KnownFact,
     Reject,
     Verdict,
+    is_duplicate,
     judge,
 )
 
@@ -38,8 +40,9 @@ TOUCH_AFTER_MS: Final = 3_600_000
 class Inspected:
     """The verdicts on a page's entries, in order.
 
-    ``generation`` names what they were judged by, ``open_letters`` are the ids that have a dead
-    letter, and ``blocked`` says why the peer as a whole cannot be admitted.
+    ``generation`` names what they were judged by, ``open_letters`` are the ids whose open dead
+    letter is settled because the fact is here or is admitted now, and ``blocked`` says why the
+    peer as a whole cannot be admitted.
     """
 
     generation: str
@@ -98,25 +101,33 @@ def inspect(
         letters = reads.known_letters(connection, node_id, stream, set(ids))
     name = generation(policy)
     judged: list[Judged] = []
+    settled: set[str] = set()
     for raw, item, entry_id in zip(entries, decoded, ids, strict=True):
-        letter = letters.get(entry_id)
+        letter, row = letters.get(entry_id), known.get(entry_id)
+        if isinstance(item, Entry) and is_duplicate(item.fact, row):
+            judged.append(Judged(entry_id, Duplicate(entry_id)))
+            if letter is not None and letter.payload_hash == _digest(raw):
+                settled.add(entry_id)
+            continue
         unchanged = letter is not None and _unchanged(letter, name, raw)
         # Time alone mends a skew, so such an entry is judged each time it is served.
         if letter is not None and unchanged and letter.reason != Reason.HLC_SKEW:
             judged.append(Judged(entry_id, _refused_before(letter, now_ms)))
             continue
-        verdict = _judge(item, policy, known.get(entry_id), now_ms)
+        verdict = _judge(item, policy, row, now_ms)
         if isinstance(verdict, BlockPeer):
             return Inspected(name, tuple(judged), frozenset(), verdict)
         if isinstance(verdict, Admit):
             fact = verdict.entry.fact
             # The same id again on this page is judged against what the page brought first.
             known[entry_id] = KnownFact(fact.cid, fact.valid_until)
+            settled.add(entry_id)
         if isinstance(verdict, Reject):
             judged.append(_rejected(entry_id, raw, verdict, letter, unchanged, now_ms))
         else:
             judged.append(Judged(entry_id, verdict))
-    return Inspected(name, tuple(judged), frozenset(letters), None)
+    still_open = {entry_id for entry_id, letter in letters.items() if letter.status == "open"}
+    return Inspected(name, tuple(judged), frozenset(settled & still_open), None)
 
 
 def _identify(raw: object, item: Entry | MalformedEntry) -> str:
@@ -137,7 +148,11 @@ def _unchanged(letter: KnownLetter, name: str, raw: object) -> bool:
     """Say whether this very entry was refused under the same policy and keys."""
     if letter.status == "resolved" or letter.generation != name:
         return False
-    return letter.payload_hash == envelope.payload_hash(envelope.payload(raw))
+    return letter.payload_hash == _digest(raw)
+
+
+def _digest(raw: object) -> str:
+    return envelope.payload_hash(envelope.payload(raw))
 
 
 def _rejected(
@@ -151,11 +166,8 @@ def _rejected(
     if letter is not None and unchanged and letter.reason == verdict.reason:
         return Judged(entry_id, _refused_before(letter, now_ms))
     payload = envelope.payload(raw)
-    digest = envelope.payload_hash(payload)
-    audited = (
-        letter is not None and letter.reason == verdict.reason and letter.payload_hash == digest
-    )
-    return Judged(entry_id, verdict, payload, digest, audited)
+    audited = letter is not None and letter.reason == verdict.reason
+    return Judged(entry_id, verdict, payload, envelope.payload_hash(payload), audited)
 
 
 def _refused_before(letter: KnownLetter, now_ms: int) -> RefusedBefore:

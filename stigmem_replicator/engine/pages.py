@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,19 +36,22 @@ PLANS_MAX: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was committed of a page.
+    """How the writing of a page ended.
 
     ``cursor_moved`` says that somebody else changed the cursor row, to ``cursor``; otherwise the
     page is committed whole.
     """
 
-    counts: Counts
     cursor_moved: bool = False
     cursor: str | None = None
 
 
 class PageWriter:
-    """Writes one peer's pages in order, each whole or as batches in order."""
+    """Writes one peer's pages in order, each whole or as batches in order.
+
+    ``tally`` is told what each batch brought once it is committed, so that the counts are true
+    also when a page is given up between two batches.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class PageWriter:
         around: Surroundings,
         judge: Judge,
         *,
+        tally: Callable[[Counts], None],
         row: CursorRow | None,
         commit_number: int,
     ) -> None:
@@ -64,6 +68,7 @@ class PageWriter:
         self._stream = stream
         self._around = around
         self._judge = judge
+        self._tally = tally
         self._row = row
         self._commit_number = commit_number
         self._trim = False
@@ -80,7 +85,7 @@ class PageWriter:
         inspected = self._repeats.set_aside(inspected)
         self._trim = await self._check_letters(inspected)
         written: list[Judged] = []
-        total, done, fallen = Counts(), 0, 0
+        done, fallen = 0, 0
         standing: dict[ConflictKey, Siblings] | None = None
         while fallen < PLANS_MAX:
             if standing is None:
@@ -94,19 +99,21 @@ class PageWriter:
             )
             last = done + batch.entries == len(inspected.judged)
             if last and not batch.rows() and not progress.moved:
-                return Written(total + batch.counts)
+                self._tally(batch.counts)
+                return Written()
             outcome = await self._commit(batch, progress if last else None)
             if isinstance(outcome, Committed):
                 self._row, self._commit_number = outcome.row, outcome.commit_number
                 written += inspected.judged[done : done + batch.entries]
-                total, done, standing = total + batch.counts, done + batch.entries, batch.standing
+                done, standing = done + batch.entries, batch.standing
+                self._tally(batch.counts)
                 if last:
                     self._repeats.remember(written)
-                    return Written(total)
+                    return Written()
                 continue
             fallen, standing = fallen + 1, None
             if outcome.fallen is Fallen.CURSOR:
-                return await self._cursor_moved(outcome.row, total)
+                return await self._cursor_moved(outcome.row)
             if outcome.fallen is Fallen.FACTS:
                 entries, done = entries[done:], 0
                 inspected = await self._judge.again(entries)
@@ -129,7 +136,7 @@ class PageWriter:
             )
         )
 
-    async def _cursor_moved(self, row: CursorRow | None, counts: Counts) -> Written:
+    async def _cursor_moved(self, row: CursorRow | None) -> Written:
         before, self._row = self._row, row
         cursor = row.cursor if row is not None else None
         detail = {"before": before.cursor if before else None, "after": cursor}
@@ -141,7 +148,7 @@ class PageWriter:
             detail,
             self._around.clock,
         )
-        return Written(counts, cursor_moved=True, cursor=cursor)
+        return Written(cursor_moved=True, cursor=cursor)
 
     async def _check_letters(self, inspected: Inspected) -> bool:
         """Check that the page's dead letters fit; say whether older payloads must make room."""
@@ -187,7 +194,8 @@ class PageWriter:
 class DryRun:
     """Takes the place of a :class:`PageWriter` and writes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Callable[[Counts], None]) -> None:
+        self._tally = tally
         self._repeats = Repeats()
 
     async def write(
@@ -206,4 +214,5 @@ class DryRun:
                 case RefusedBefore(reason=reason):
                     counts += Counts(refused_before={reason: 1})
         self._repeats.remember(inspected.judged)
-        return Written(counts)
+        self._tally(counts)
+        return Written()

@@ -219,9 +219,17 @@ class Pull:
         keys = SenderKeys(peer, around, read_only=self._wishes.dry_run)
         judge = Judge(peer, FACTS, around, keys, backfill=self._wishes.backfill)
         writer = (
-            DryRun()
+            DryRun(self._report.tally)
             if self._wishes.dry_run
-            else PageWriter(peer, FACTS, around, judge, row=stored.row, commit_number=commit_number)
+            else PageWriter(
+                peer,
+                FACTS,
+                around,
+                judge,
+                tally=self._report.tally,
+                row=stored.row,
+                commit_number=commit_number,
+            )
         )
         session = Session(stored.position, self._paging(), limit=self._page_size)
         source = FactSource(client, peer, around)

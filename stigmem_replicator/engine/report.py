@@ -21,3 +21,7 @@ class PullReport:
     counts: Counts = field(default_factory=Counts)
     caught_up_ms: int | None = None
     moved_elsewhere: int = 0
+
+    def tally(self, counts: Counts) -> None:
+        """Add what was committed."""
+        self.counts += counts

@@ -173,7 +173,6 @@ class Worker:
         written = await self._writer.write(
             item.answered.fetched.page.entries, item.inspected, progress
         )
-        self._report.counts += written.counts
         if written.cursor_moved:
             self._epoch += 1
             self._report.moved_elsewhere += 1

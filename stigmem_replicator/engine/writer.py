@@ -61,7 +61,9 @@ class Writer:
             )
             if isinstance(outcome, Committed):
                 self._pace(outcome)
-                await self._keep_log_short(write.batch.rows())
+                # Cancelled here, the caller would not learn that the batch is committed.
+                with anyio.CancelScope(shield=True):
+                    await self._keep_log_short(write.batch.rows())
             return outcome
 
     async def run(self, work: Callable[..., T], *args: object) -> T:

@@ -1,42 +1,40 @@
 """From verdicts to rows: what one page writes, in which order, one transaction at a time.
 
 Given the verdicts on a page and what the database already holds beside them, this module says
-which rows to write, column for column as a node would.  It reads nothing, writes nothing and
-stamps no HLC: a row that gets one says from which wire HLC, and the transaction stamps it.
+which rows to write and where a transaction ends; ``rows`` has their columns.  It reads nothing,
+writes nothing and stamps no HLC: a row that gets one says from which wire HLC, and the
+transaction stamps it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from stigmem_replicator.errors import Reason
+from stigmem_replicator.replication import rows
+from stigmem_replicator.replication.rows import (
+    FactRow,
+    Judged,
+    PageContext,
+    RefusedBefore,
+    Row,
+)
 from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
 
-Row = dict[str, object]
-
-SYSTEM_SOURCE: Final = "system:stigmem"
-FEDERATION_ENTITY: Final = "system:federation"
-
-_SCOPE_VIOLATIONS: Final = frozenset(
-    {
-        Reason.SCOPE_NOT_IN_ORIGIN_GRANT,
-        Reason.INVALID_SCOPE,
-        Reason.SCOPE_NOT_PERMITTED,
-    }
-)
-_AUDIT_EVENTS: Final[Mapping[Reason, str]] = {
-    Reason.CID_MISMATCH: "federation_integrity_rejected",
-    Reason.CID_LEGACY: "federation_integrity_rejected",
-    Reason.NUMBER_NOT_REPRODUCIBLE: "federation_integrity_rejected",
-    Reason.WIRE_ID_COLLISION: "federation_integrity_rejected",
-    Reason.HLC_SKEW: "peer_hlc_anomaly",
-    Reason.VALID_UNTIL_EXTENSION: "federation_valid_until_extension_rejected",
-    Reason.TENANT_POLICY_UNSAFE: "federation_tenant_policy_rejected",
-}
-"""Rejections that a node also records in its fact audit log, and under which event."""
+__all__ = [
+    "Batch",
+    "ConflictKey",
+    "Counts",
+    "FactRow",
+    "Judged",
+    "PageContext",
+    "RefusedBefore",
+    "Row",
+    "Siblings",
+    "conflict_key",
+    "plan_batch",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +53,6 @@ class Siblings:
 
     newest: tuple[str, ...] = ()
     count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedBefore:
-    """A verdict of the planner's own: the same entry is in the dead letters already.
-
-    ``touch`` says that its row was last counted long enough ago to be counted again.
-    """
-
-    reason: Reason
-    touch: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One entry of a page with its verdict; a rejected one keeps its payload and digest.
-
-    ``audited`` says that the audit logs hold this rejection already, from an earlier judgement.
-    """
-
-    entry_id: str
-    verdict: Admit | Duplicate | Reject | RefusedBefore
-    payload: bytes = b""
-    payload_hash: str = ""
-    audited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FactRow:
-    """A row of ``facts`` but for its HLC; ``remote_hlc`` is the wire's, None for our own facts."""
-
-    values: Row
-    remote_hlc: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +113,8 @@ class Batch:
             + len(self.federation_audit)
             + len(self.dead_letters)
             + len(self.touched_letters)
+            + len(self.settled_letters)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class PageContext:
-    """What every row of the page shares.
-
-    ``peer_id`` is the registry's id of the sender and ``sender_node_id`` its wire identity;
-    ``generation`` names the policy and keys under which the page was judged.
-    """
-
-    peer_id: str
-    sender_node_id: str
-    stream: str
-    generation: str
-    now_iso: str
-    now_ms: int
-    max_conflicts: int
-    new_id: Callable[[], str]
 
 
 def conflict_key(admit: Admit) -> ConflictKey | None:
@@ -194,15 +142,13 @@ def plan_batch(
     """Plan the next transaction: entries from the first on, until it has ``row_budget`` rows.
 
     ``siblings`` is what stands under each key now; ``open_letters`` are the ids whose dead letter
-    is settled when they are admitted.  An entry is never split, so one batch takes at least one.
+    is settled once their fact is here.  An entry is never split, so one batch takes at least one.
     """
     batch = Batch(standing=dict(siblings))
     for item in judged:
         verdict = item.verdict
         if isinstance(verdict, Admit):
             _plan_admitted(batch, verdict, context)
-            if item.entry_id in open_letters:
-                batch.settled_letters.append(item.entry_id)
         elif isinstance(verdict, Duplicate):
             batch.counts += Counts(duplicates=1)
         elif isinstance(verdict, Reject):
@@ -211,6 +157,8 @@ def plan_batch(
             batch.counts += Counts(refused_before={verdict.reason: 1})
             if verdict.touch:
                 batch.touched_letters.append(item.entry_id)
+        if isinstance(verdict, Admit | Duplicate) and item.entry_id in open_letters:
+            batch.settled_letters.append(item.entry_id)
         batch.entries += 1
         if batch.rows() >= row_budget:
             break
@@ -219,8 +167,7 @@ def plan_batch(
 
 def _plan_admitted(batch: Batch, admit: Admit, context: PageContext) -> None:
     fact = admit.entry.fact
-    batch.facts.append(FactRow(_fact_values(admit, context), fact.hlc))
-    batch.facts.append(_meta_fact(admit, context))
+    batch.facts += (rows.admitted_fact(admit, context), rows.meta_fact(admit, context))
     batch.admitted_ids.append(fact.id)
     batch.counts += Counts(admitted=1)
     key = conflict_key(admit)
@@ -238,166 +185,23 @@ def _plan_admitted(batch: Batch, admit: Admit, context: PageContext) -> None:
         batch.standing[key] = Siblings(newest, before.count + 1)
 
 
-def _fact_values(admit: Admit, context: PageContext) -> Row:
-    fact, origin = admit.entry.fact, admit.entry.origin
-    return _fact_row(
-        id=fact.id,
-        entity=fact.entity,
-        relation=fact.relation,
-        value_type=fact.value_type,
-        value_v=admit.value_text,
-        source=fact.source,
-        timestamp=fact.timestamp,
-        valid_until=fact.valid_until,
-        confidence=fact.confidence,
-        scope=fact.scope,
-        received_from=context.sender_node_id,
-        origin_node_id=origin.node_id,
-        origin_allowed_scopes=json.dumps(sorted(origin.allowed_scopes)),
-        re_federation_blocked=int(fact.scope == "company"),
-        source_trust=admit.source_trust,
-        interpret_as=fact.interpret_as,
-        cid=fact.cid,
-        tenant_id=admit.tenant,
-        origin_tenant=origin.tenant,
-        origin_allowed_tenants=json.dumps(sorted(origin.allowed_tenants)),
-        origin_sig=admit.entry.origin_sig,
-        origin_entity_uri=origin.entity_uri,
-    )
-
-
-_FACT_DEFAULTS: Final[Row] = {
-    "valid_until": None,
-    "received_from": None,
-    "origin_node_id": None,
-    "origin_allowed_scopes": None,
-    "re_federation_blocked": 0,
-    "source_trust": None,
-    "interpret_as": "content",
-    "cid": None,
-    "origin_tenant": None,
-    "origin_allowed_tenants": None,
-    "origin_sig": None,
-    "origin_entity_uri": None,
-}
-
-
-def _fact_row(**values: object) -> Row:
-    # One set of columns for every row, so that a batch is one statement.
-    return {**_FACT_DEFAULTS, **values}
-
-
-def _own_fact(tenant: str, timestamp: str, **values: object) -> FactRow:
-    row = _fact_row(
-        source=SYSTEM_SOURCE, timestamp=timestamp, confidence=1.0, tenant_id=tenant, **values
-    )
-    return FactRow(row, None)
-
-
-def _meta_fact(admit: Admit, context: PageContext) -> FactRow:
-    return _own_fact(
-        admit.tenant,
-        context.now_iso,
-        id=context.new_id(),
-        entity=admit.entry.fact.id,
-        relation="stigmem:received_from",
-        value_type="ref",
-        value_v=context.sender_node_id,
-        scope="local",
-    )
-
-
 def _plan_conflicts(batch: Batch, admit: Admit, before: Siblings, context: PageContext) -> None:
     newest = before.newest
     if context.max_conflicts:
         newest = newest[: context.max_conflicts]
-    fact_id, scope = admit.entry.fact.id, admit.entry.fact.scope
     for sibling in newest:
-        conflict = f"stigmem:conflict:{context.new_id()}"
-        for relation, value_type, text in (
-            ("stigmem:conflict:between", "text", f"{fact_id} {sibling}"),
-            ("stigmem:conflict:status", "string", "unresolved"),
-        ):
-            batch.facts.append(
-                _own_fact(
-                    admit.tenant,
-                    context.now_iso,
-                    id=context.new_id(),
-                    entity=conflict,
-                    relation=relation,
-                    value_type=value_type,
-                    value_v=text,
-                    scope=scope,
-                )
-            )
-        batch.conflicts.append(
-            {
-                "id": conflict,
-                "fact_a_id": fact_id,
-                "fact_b_id": sibling,
-                "status": "unresolved",
-                "detected_at": context.now_iso,
-            }
-        )
+        pair, row = rows.conflict(admit, sibling, context)
+        batch.facts += pair
+        batch.conflicts.append(row)
     batch.counts += Counts(conflicts=len(newest), conflicts_capped=before.count - len(newest))
 
 
 def _plan_rejected(batch: Batch, item: Judged, reject: Reject, context: PageContext) -> None:
     batch.counts += Counts(rejected={reject.reason: 1})
-    batch.dead_letters.append(
-        {
-            "node_id": context.sender_node_id,
-            "stream": context.stream,
-            "entry_id": item.entry_id,
-            "reason": reject.reason.value,
-            "detail": reject.detail,
-            "payload": item.payload.decode("ascii"),
-            "payload_hash": item.payload_hash,
-            "generation": context.generation,
-            "first_seen_at_ms": context.now_ms,
-            "last_seen_at_ms": context.now_ms,
-            "times_seen": 1,
-            "status": "open",
-        }
-    )
-    if not item.audited:
-        _plan_audit(batch, item, reject, context)
-
-
-def _plan_audit(batch: Batch, item: Judged, reject: Reject, context: PageContext) -> None:
-    scoped = reject.reason in _SCOPE_VIOLATIONS
-    batch.federation_audit.append(
-        {
-            "id": context.new_id(),
-            "peer_id": context.peer_id,
-            "event_type": "scope_violation" if scoped else "rejected_fact",
-            "detail": json.dumps(
-                {
-                    "fact_id": item.entry_id,
-                    "reason": reject.reason.value,
-                    "node_id": context.sender_node_id,
-                    **({"scope": reject.facts.get("scope")} if scoped else {}),
-                }
-            ),
-            "ts": context.now_iso,
-        }
-    )
-    event = _AUDIT_EVENTS.get(reject.reason)
-    if event is not None:
-        batch.fact_audit.append(_fact_audit(event, item, reject, context))
-
-
-def _fact_audit(event: str, item: Judged, reject: Reject, context: PageContext) -> Row:
-    shown = {"sender_node_id": context.sender_node_id, **reject.facts}
-    if event != "peer_hlc_anomaly":
-        shown["reason"] = reject.reason.value
-    return {
-        "id": context.new_id(),
-        "fact_id": item.entry_id,
-        "event_type": event,
-        "entity_uri": FEDERATION_ENTITY,
-        "source": context.sender_node_id,
-        "ts": context.now_iso,
-        "tenant_id": "default",
-        "detail": json.dumps(shown),
-    }
+    batch.dead_letters.append(rows.dead_letter(item, reject, context))
+    if item.audited:
+        return
+    batch.federation_audit.append(rows.federation_audit(item, reject, context))
+    audit = rows.fact_audit(item, reject, context)
+    if audit is not None:
+        batch.fact_audit.append(audit)

@@ -28,6 +28,7 @@ from stigmem_replicator.store.node_models import (
     Fact,
     FactAudit,
     FederationAudit,
+    NodeBase,
     Peer,
 )
 from stigmem_replicator.store.own_models import DeadLetter, HlcClock, PeerStatus
@@ -172,11 +173,11 @@ def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten 
 def _write(connection: Connection, write: BatchWrite, clock: Clock) -> CursorRow | None:
     batch = write.batch
     if batch.facts:
-        connection.execute(insert(Fact), _stamped(connection, batch.facts, clock.now_ms()))
+        _insert(connection, Fact, _stamped(connection, batch.facts, clock.now_ms()))
     if batch.conflicts:
-        connection.execute(insert(Conflict), batch.conflicts)
+        _insert(connection, Conflict, batch.conflicts)
     if batch.federation_audit:
-        connection.execute(insert(FederationAudit), batch.federation_audit)
+        _insert(connection, FederationAudit, batch.federation_audit)
     if batch.fact_audit:
         _write_fact_audit(connection, batch.fact_audit)
     _write_letters(connection, write, clock.now_ms())
@@ -186,6 +187,12 @@ def _write(connection: Connection, write: BatchWrite, clock: Clock) -> CursorRow
         row = positions.save(connection, write.peer, write.stream, write.row, write.progress, clock)
     _count(connection, write, clock.now_ms())
     return row
+
+
+def _insert(connection: Connection, model: type[NodeBase], rows: Sequence[Row]) -> None:
+    # What returns something is sent many rows to a statement, which takes half the time: the
+    # driver lets go of the interpreter, and has to get it back, once a statement.
+    connection.execute(insert(model).returning(literal_column("1")), rows)
 
 
 def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> list[Row]:
@@ -204,7 +211,7 @@ def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> li
 
 
 def _write_fact_audit(connection: Connection, rows: Sequence[Row]) -> None:
-    connection.execute(insert(FactAudit), rows)
+    _insert(connection, FactAudit, rows)
     # The node numbers its own audit rows by their place in the table; SQLite only.
     connection.execute(
         update(FactAudit)
@@ -216,6 +223,13 @@ def _write_fact_audit(connection: Connection, rows: Sequence[Row]) -> None:
 def _write_letters(connection: Connection, write: BatchWrite, now_ms: int) -> None:
     batch = write.batch
     of_stream = (DeadLetter.node_id == write.peer.node_id, DeadLetter.stream == write.stream)
+    # First what is settled: an id that is admitted may be refused again further down the page.
+    if batch.settled_letters:
+        connection.execute(
+            update(DeadLetter)
+            .where(*of_stream, DeadLetter.entry_id.in_(batch.settled_letters))
+            .values(status="resolved", last_seen_at_ms=now_ms, payload=None)
+        )
     if batch.dead_letters:
         new = insert_or(DeadLetter)
         kept = ("node_id", "stream", "entry_id", "first_seen_at_ms", "times_seen")
@@ -238,12 +252,6 @@ def _write_letters(connection: Connection, write: BatchWrite, now_ms: int) -> No
             update(DeadLetter)
             .where(*of_stream, DeadLetter.entry_id.in_(batch.touched_letters))
             .values(last_seen_at_ms=now_ms, times_seen=DeadLetter.times_seen + 1)
-        )
-    if batch.settled_letters:
-        connection.execute(
-            update(DeadLetter)
-            .where(*of_stream, DeadLetter.entry_id.in_(batch.settled_letters))
-            .values(status="resolved", last_seen_at_ms=now_ms, payload=None)
         )
 
 

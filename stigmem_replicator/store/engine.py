@@ -29,6 +29,7 @@ from stigmem_replicator.store.node_models import (
     ReplicationCursor,
 )
 
+_LIBRARY: Final = (3, 35, 0)
 _HEADER: Final = b"SQLite format 3\x00"
 _WRITTEN: Final = (Fact, Conflict, FactAudit, FederationAudit, ReplicationCursor)
 _LOCK_WORDS: Final = ("database is locked", "database table is locked", "database schema is locked")
@@ -58,6 +59,7 @@ def open_database(path: Path, *, timeout_s: float) -> Database:
     ``timeout_s`` is how long a statement waits for a lock.  Raises :class:`LocalError` when the
     file is missing, is not a node's database, or has a schema that does not fit.
     """
+    _check_library()
     _check_file(path)
     database = Database(
         path=path,
@@ -71,6 +73,19 @@ def open_database(path: Path, *, timeout_s: float) -> Database:
         database.close()
         raise
     return database
+
+
+def _check_library() -> None:
+    options = sqlite3.connect(":memory:").execute("PRAGMA compile_options")
+    fts5 = ("ENABLE_FTS5",) in options
+    if sqlite3.sqlite_version_info < _LIBRARY or not fts5:
+        wanted = ".".join(str(part) for part in _LIBRARY)
+        raise LocalError(
+            Reason.DATABASE_UNSUPPORTED,
+            f"this Python's SQLite library is {sqlite3.sqlite_version} "
+            f"{'with' if fts5 else 'without'} FTS5; needed is {wanted} with FTS5",
+            hint="use the Python that runs the node",
+        )
 
 
 def _check_file(path: Path) -> None:
@@ -230,11 +245,3 @@ def _check_schema(connection: Connection, path: Path) -> None:
                     f"{model.__tablename__}.{name}, which this version does not know",
                     hint="install a stigmem-replicate that knows this version of the node",
                 )
-    if not connection.execute(
-        text("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'")
-    ).scalar():
-        raise LocalError(
-            Reason.DATABASE_UNSUPPORTED,
-            "this Python's SQLite library has no FTS5, which the node's tables need",
-            hint="use the Python that runs the node",
-        )

@@ -50,7 +50,10 @@ class Holder:
 
 
 def seed_clock(connection: Connection) -> None:
-    """Move our clock past every HLC in the database, so that ours never fall behind it."""
+    """Move our clock past the newest HLC in the database, so that ours never fall behind it.
+
+    The newest is found by the index, which orders texts; the walls of our days have one length.
+    """
     newest = connection.scalar(select(func.max(Fact.hlc)))
     walls = (
         connection.scalars(select(Fact.hlc).where(Fact.hlc.startswith(newest.split(".")[0] + ".")))

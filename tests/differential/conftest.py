@@ -22,7 +22,7 @@ from tests.nodes.federation import Pair, pair_of_nodes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-CORPUS = 600
+CORPUS = 400
 
 # The first test of a session also installs the node, from a network that may be slow.
 TEST_TIMEOUT_S = 600
@@ -108,28 +108,25 @@ class Both:
             with closing(sqlite3.connect(database)) as connection, connection:
                 connection.execute(sql, parameters)
 
-    def feed(self, bodies: Sequence[bytes]) -> Fed:
-        """Give answers of the origin to the node's loop and to us."""
+    def feed(self, bodies: Sequence[bytes], *, node_too: bool = True) -> Fed:
+        """Give answers of the origin to the node's loop and to us, or to us alone."""
         origin = self.world.pair.origin
         with page_server(bodies) as url:
             self.alter("UPDATE peers SET node_url = ? WHERE node_id = ?", url, origin.node_id)
-            ended = self.inside.ingest_pages(origin.node_id, bodies)
+            ended = self.inside.ingest_pages(origin.node_id, bodies) if node_too else []
             said = self.cli(
                 *("pull", "--peer", origin.node_id, "--json", "--wait", "0"),
                 db=self.our_database,
-                env={
-                    **LOOPBACK,
-                    "STIGMEM_NODE_URL": self.world.pair.receiver.url,
-                    **{f"STIGMEM_{name}": value for name, value in self.settings.items()},
-                    **{
-                        f"STIGMEM_REPLICATOR_{name}": value
-                        for name, value in self.own_settings.items()
-                    },
-                },
+                env=self._environ(),
                 check=False,
             )
         assert said.stdout, said.stderr
         return Fed(ended, said.returncode, json.loads(said.stdout))
+
+    def _environ(self) -> dict[str, str]:
+        shared = {f"STIGMEM_{name}": value for name, value in self.settings.items()}
+        own = {f"STIGMEM_REPLICATOR_{name}": value for name, value in self.own_settings.items()}
+        return {**LOOPBACK, "STIGMEM_NODE_URL": self.world.pair.receiver.url, **shared, **own}
 
     def read_again(self) -> None:
         """Have our next pull begin at the beginning."""

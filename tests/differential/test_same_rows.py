@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from tests.differential.differences import (
     CAPPED_CONFLICTS,
     FINER_REASONS,
-    RECORDED_ONCE,
     REFUSALS_ON_RECORD,
     TENANT_REFUSALS,
     WHOLE_NUMBERS,
@@ -43,14 +42,14 @@ def test_the_corpus_of_a_real_origin(both: Both) -> None:
 
     fed = both.feed(both.world.pages)
     assert fed.code == 0
-    assert fed.summary["new"] > 500
+    assert fed.summary["new"] > 350
     assert fed.summary["conflicts"] > 30
     assert_same(both.node_database, both.our_database, allowed)
 
     both.read_again()
-    again = both.feed(both.world.pages)
+    again = both.feed(both.world.pages, node_too=False)
     assert (again.code, again.summary["new"], again.summary["rejected"]) == (0, 0, {})
-    assert_same(both.node_database, both.our_database, [RECORDED_ONCE, *allowed])
+    assert_same(both.node_database, both.our_database, allowed)
 
 
 def test_contradictions_of_every_kind(both: Both, pen: Pen) -> None:

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from tests.nodes.environment import NodeEnvironment
 
-FACTS = 500
+FACTS = 450
 SEED = 20260102
-KILLS = 15
+KILLS = 12
 KILLED = -signal.SIGKILL
 
 # Long pauses between small transactions, so that there is time to disturb.
@@ -71,11 +71,11 @@ def origin(
         snapshot = pair.receiver.copy_database(folder / "snapshot.db")
         made = Origin(pair, snapshot, Ledger(pair.origin.node_id), {})
         corpus = facts(FACTS, namespace="faults")
-        made.note(assert_in_bulk(pair.origin, corpus[:200]))
+        made.note(assert_in_bulk(pair.origin, corpus[:150]))
         made.note(
             assert_in_bulk(pair.origin, uncarriable_facts(namespace="faults")), refusable=True
         )
-        made.note(assert_in_bulk(pair.origin, corpus[200:]))
+        made.note(assert_in_bulk(pair.origin, corpus[150:]))
         yield made
 
 
@@ -202,7 +202,7 @@ def writing_on(origin: Origin) -> Iterator[list[str]]:
 
     def write() -> None:
         with InsideNode(origin.pair.origin) as inside:
-            while not stop.wait(0.2):
+            while not stop.wait(0.4):
                 batch = plain_facts(20, namespace=f"meanwhile-{len(written)}")
                 origin.ledger.attempt(batch)
                 asserted = inside.assert_facts(batch)
@@ -241,58 +241,7 @@ class TestCrashPoints:
         assert receiver.die(point, 2, page_size="500").returncode == KILLED
         receiver.check_so_far()
         assert receiver.holds() == (True, False)
-        assert receiver.die(point, 2, page_size="500").returncode == KILLED
-        receiver.check_so_far()
-        receiver.heal()
-
-
-class TestEndedFromOutside:
-    def test_killed_at_random_moments_while_the_origin_writes(
-        self, receiver: Receiver, origin: Origin
-    ) -> None:
-        """Killed fifteen times while the origin writes on, it still ends with everything, once."""
-        rng = random.Random(SEED)
-        kills = 0
-        with writing_on(origin) as written:
-            for _ in range(KILLS):
-                process = receiver.start(page_size="20", own=SLOWLY)
-                receiver.wait_for_work(process)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(rng.uniform(0.0, 0.5))
-                process.kill()
-                kills += ended(process).returncode == KILLED
-                receiver.check_so_far()
-        assert kills > KILLS // 2
-        assert written
-        receiver.heal()
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_asked_to_end(self, receiver: Receiver, number: signal.Signals) -> None:
-        """Asked to end it finishes its batch, says what it did, and exits with 130."""
-        process = receiver.start(page_size="20", own=SLOWLY)
-        receiver.wait_for_pages(process)
-        process.send_signal(number)
-        done = ended(process)
-        assert done.returncode == 130, done.stderr
-        summary = json.loads(done.stdout)
-        assert summary["interrupted"]
-        assert not summary["caught_up"]
-        receiver.check_so_far()
-        assert len(receiver.admitted()) == summary["new"] > 0
-        healed = receiver.heal()
-        assert healed["new"] + summary["new"] == len(receiver.admitted())
-
-    def test_the_origin_dies(self, receiver: Receiver, origin: Origin) -> None:
-        """An origin that dies is unreachable, exit code 5; when it is back the rest is pulled."""
-        process = receiver.start("--wait", "0", page_size="20", own=SLOWLY)
-        receiver.wait_for_pages(process)
-        origin.pair.origin.kill()
-        try:
-            done = ended(process)
-        finally:
-            origin.pair.origin.start()
-        assert done.returncode == 5, done.stderr
-        assert json.loads(done.stdout)["error"]["reason"] == "unreachable"
+        assert receiver.die(point, 1, page_size="500").returncode == KILLED
         receiver.check_so_far()
         receiver.heal()
 
@@ -331,7 +280,7 @@ class TestOthers:
             try:
                 while not turns:
                     time.sleep(0.05)
-                done = receiver.pull("--wait", "60", page_size="20", own=SLOWLY)
+                done = receiver.pull("--wait", "60", page_size="60", own=SLOWLY)
             finally:
                 stop.set()
             looping.result()
@@ -348,4 +297,55 @@ class TestOthers:
         assert done.returncode == 3, done.stderr
         assert "database_locked" in done.stderr
         assert receiver.holds() == (False, False)
+        receiver.heal()
+
+
+class TestEndedFromOutside:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_asked_to_end(self, receiver: Receiver, number: signal.Signals) -> None:
+        """Asked to end it finishes its batch, says what it did, and exits with 130."""
+        process = receiver.start(page_size="20", own=SLOWLY)
+        receiver.wait_for_pages(process)
+        process.send_signal(number)
+        done = ended(process)
+        assert done.returncode == 130, done.stderr
+        summary = json.loads(done.stdout)
+        assert summary["interrupted"]
+        assert not summary["caught_up"]
+        receiver.check_so_far()
+        assert len(receiver.admitted()) == summary["new"] > 0
+        healed = receiver.heal()
+        assert healed["new"] + summary["new"] == len(receiver.admitted())
+
+    def test_the_origin_dies(self, receiver: Receiver, origin: Origin) -> None:
+        """An origin that dies is unreachable, exit code 5; when it is back the rest is pulled."""
+        process = receiver.start("--wait", "0", page_size="20", own=SLOWLY)
+        receiver.wait_for_pages(process)
+        origin.pair.origin.kill()
+        try:
+            done = ended(process)
+        finally:
+            origin.pair.origin.start()
+        assert done.returncode == 5, done.stderr
+        assert json.loads(done.stdout)["error"]["reason"] == "unreachable"
+        receiver.check_so_far()
+        receiver.heal()
+
+    def test_killed_at_random_moments_while_the_origin_writes(
+        self, receiver: Receiver, origin: Origin
+    ) -> None:
+        """Killed again and again while the origin writes on, it still ends with everything, once."""
+        rng = random.Random(SEED)
+        kills = 0
+        with writing_on(origin) as written:
+            for _ in range(KILLS):
+                process = receiver.start(page_size="20", own=SLOWLY)
+                receiver.wait_for_work(process)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(rng.uniform(0.0, 0.5))
+                process.kill()
+                kills += ended(process).returncode == KILLED
+                receiver.check_so_far()
+        assert kills > KILLS // 2
+        assert written
         receiver.heal()

@@ -1,4 +1,4 @@
-"""What the engine tests share: pulls in this process, with clocks and writers that can be rigged."""
+"""What the engine tests share: pulls in this process, with a clock and a writer to rig."""
 
 from __future__ import annotations
 

@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 import anyio
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
 
+from stigmem_replicator.engine import writer
 from stigmem_replicator.engine.pull import Wishes
 from stigmem_replicator.errors import LocalError, PeerBlockedError, Reason, UnknownPeerError
 from stigmem_replicator.store import apply
@@ -232,9 +234,11 @@ async def test_a_peer_revoked_between_the_parts_of_a_page(
     """The parts before stay, whole and told; nothing is written after, and the cursor stays."""
     server.origin.add_many(8)
     points.on(Point.BEFORE_BEGIN, 3, lambda: adopted.execute("UPDATE peers SET status='revoked'"))
-    with engine_of(adopted, page_size=8, row_budget=4) as engine:
-        with pytest.raises(UnknownPeerError) as caught:
-            await engine.pull(server).run()
+    with (
+        engine_of(adopted, page_size=8, row_budget=4) as engine,
+        pytest.raises(UnknownPeerError) as caught,
+    ):
+        await engine.pull(server).run()
     assert caught.value.reason is Reason.PEER_NOT_ACTIVE
     assert 0 < len(adopted.fact_ids(server)) < 8
     assert adopted.cursor(server) is None
@@ -243,6 +247,11 @@ async def test_a_peer_revoked_between_the_parts_of_a_page(
 
 
 # --- commits that fail
+
+
+def disk_error() -> OperationalError:
+    """What the library makes of a driver's failure to commit."""
+    return OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
 
 
 def fail_with(error: Exception) -> Callable[[], NoReturn]:
@@ -259,12 +268,12 @@ async def test_a_commit_that_fails_behind_a_pipeline(adopted: Receiver, server: 
     with engine_of(adopted) as engine:
 
         @event.listens_for(engine.around.database.write, "commit")
-        def on_commit(connection: Any) -> None:  # noqa: ANN401 - the library's
+        def on_commit(connection: Connection) -> None:
             nonlocal commits
             if adopted.count("facts"):
                 commits += 1
                 if commits == 2:
-                    raise sqlite3.OperationalError("disk I/O error")
+                    raise disk_error()
             del connection
 
         with pytest.raises(LocalError) as caught:
@@ -287,18 +296,21 @@ async def test_a_commit_whose_answer_is_lost(adopted: Receiver, server: PageServ
     with engine_of(adopted) as engine:
 
         @event.listens_for(engine.around.database.write, "commit")
-        def on_commit(connection: Any) -> None:  # noqa: ANN401 - the library's
+        def on_commit(connection: Connection) -> None:
             nonlocal commits
             if adopted.count("facts"):
                 commits += 1
                 if commits == 2:
-                    connection.connection.driver_connection.execute("COMMIT")
-                    raise sqlite3.OperationalError("disk I/O error")
+                    driver = connection.connection.driver_connection
+                    assert isinstance(driver, sqlite3.Connection)
+                    driver.execute("COMMIT")
+                    raise disk_error()
 
         await engine.pull(server).run()
     assert commits > 2
     assert engine.report.counts.admitted == 20
-    assert engine.report.counts.duplicates == 5
+    # Each page begins with the last entry of the one before it.
+    assert engine.report.counts.duplicates == engine.report.pages - 1
     assert len(adopted.assert_clean(server).admitted) == 20
     assert_consistent(adopted, server)
 
@@ -311,12 +323,11 @@ class PowerCutError(Exception):
 async def test_an_unforeseen_failure_at_a_point_of_a_commit(
     adopted: Receiver, server: PageServer, points: Points, point: Point
 ) -> None:
-    """Whatever fails within a commit, the page is there whole or not at all, and is pulled later."""
+    """Whatever fails in a commit, its page is there whole or not at all, and is pulled later."""
     server.origin.add_many(14)
     points.on(point, 2, fail_with(PowerCutError()))
-    with engine_of(adopted) as engine:
-        with pytest.raises(BaseExceptionGroup):
-            await engine.pull(server).run()
+    with engine_of(adopted) as engine, pytest.raises(BaseExceptionGroup):
+        await engine.pull(server).run()
     written = 7 if point is Point.AFTER_COMMIT else 4
     assert len(adopted.fact_ids(server)) == written
     assert adopted.cursor(server) == server.origin.rows[written - 1].hlc
@@ -333,9 +344,8 @@ async def test_a_page_that_blocks_leaves_the_page_before_it(
     server.origin.add_many(4)
     server.script(honestly, misbehaviour.version_one)
     server.origin.add_many(4)
-    with engine_of(adopted) as engine:
-        with pytest.raises(PeerBlockedError) as caught:
-            await engine.pull(server).run()
+    with engine_of(adopted) as engine, pytest.raises(PeerBlockedError) as caught:
+        await engine.pull(server).run()
     assert caught.value.reason is Reason.WRONG_DIALECT
     assert len(adopted.fact_ids(server)) == 4
     assert adopted.state(server) == ("blocked", "wrong_dialect")
@@ -362,12 +372,19 @@ async def cancelled_at(
 
 @pytest.mark.parametrize("row_budget", [None, 3])
 async def test_cancelled_anywhere_the_database_is_whole(
-    template: Path, tmp_path: Path, server: PageServer, row_budget: int | None
+    template: Path,
+    tmp_path: Path,
+    server: PageServer,
+    monkeypatch: pytest.MonkeyPatch,
+    anyio_backend: str,
+    row_budget: int | None,
 ) -> None:
-    """However far a pull came: facts are whole, the cursor is right, the report true, the rest comes.
+    """However far a pull came, facts are whole and the cursor is right; the rest comes later.
 
-    `row_budget` cancels also between the parts of a page.
+    The report tells what was written, no more and no less. With a `row_budget` a page is also
+    given up between its parts.
     """
+    monkeypatch.setattr(writer, "LOG_ROWS", 4)
     server.origin.add_many(7)
     serve(server.origin, poison("a content beside its id"))
     server.origin.add_many(4, entity="pages:same")
@@ -379,19 +396,21 @@ async def test_cancelled_anywhere_the_database_is_whole(
 
     whole = await cancelled_at(fresh("whole"), server, None, row_budget)
     partly = 0
-    step = max(1, whole // 24)
-    for number in range(1, whole, step):
+    step = max(1, whole // 12)
+    # The two backends take turns, so that together they look twice as closely.
+    first = 1 if anyio_backend == "asyncio" else 1 + step // 2
+    for index, number in enumerate(range(first, whole, step)):
         receiver = fresh(f"cancelled-{number}")
         await cancelled_at(receiver, server, number, row_budget)
         if receiver.query("SELECT 1 FROM replicator_peers"):
             assert_consistent(receiver, server)
         partly += 0 < len(receiver.fact_ids(server)) < 11
-        if number % 4 == 1:
+        if index % 3 == 0:
             with engine_of(receiver) as again:
                 await again.pull(server).run()
             assert len(receiver.assert_clean(server).admitted) == 11
             assert_consistent(receiver, server)
-    assert partly > 3
+    assert partly > 1
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
