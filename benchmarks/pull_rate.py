@@ -51,7 +51,9 @@ def main() -> None:
                     process = start_node_loop(pair.receiver, target, wished.node_facts, BOUND_S)
                     rate = rate_of(process, timeout_s=BOUND_S)
                     theirs.append(rate)
-                print(f"{kind}: {rate.facts} facts in {rate.seconds:.1f} s, {rate.per_second:.0f}/s")
+                print(
+                    f"{kind}: {rate.facts} facts in {rate.seconds:.1f} s, {rate.per_second:.0f}/s"
+                )
         own = statistics.median(rate.per_second for rate in ours)
         node = statistics.median(rate.per_second for rate in theirs)
         print(f"median: ours {own:.0f}/s, the node's own loop {node:.0f}/s, ratio {own / node:.1f}")

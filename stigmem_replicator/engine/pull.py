@@ -197,7 +197,8 @@ class Pull:
                     error.retry_after_s, backoff.wait_s(failures, around.random.uniform(0.0, 1.0))
                 )
                 if wait > self._wishes.patience_s:
-                    error.hint = error.hint or _wait_hint(wait)
+                    if error.retry_after_s:
+                        error.hint = _wait_hint(error.retry_after_s)
                     raise
                 if failures > RETRIES:
                     raise

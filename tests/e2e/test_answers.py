@@ -632,7 +632,6 @@ def test_an_unsafe_address_is_not_connected_to(cli: Cli, receiver: Receiver) -> 
         assert result.returncode == 6
         lines = result.stderr.splitlines()
         assert [line.count("(unsafe_address)") for line in lines] == [1] * len(peers)
-        # What is told of the peers is another matter: the address is the operator's own.
         assert "hunter2" not in result.stderr
         for server in peers:
             assert server.requests == []

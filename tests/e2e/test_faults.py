@@ -334,7 +334,7 @@ class TestEndedFromOutside:
     def test_killed_at_random_moments_while_the_origin_writes(
         self, receiver: Receiver, origin: Origin
     ) -> None:
-        """Killed again and again while the origin writes on, it still ends with everything, once."""
+        """Killed again and again while the origin writes on, it still ends with everything once."""
         rng = random.Random(SEED)
         kills = 0
         with writing_on(origin) as written:

@@ -402,7 +402,7 @@ def test_help_fits_and_is_complete(here: Here, path: tuple[str, ...]) -> None:
         assert re.search(rf"^  {name} ", result.stdout, re.MULTILINE)
 
 
-def test_every_failing_command_and_the_bare_one_help(here: Here) -> None:
+def test_the_bare_command_shows_the_help(here: Here) -> None:
     """Without a command the help is shown, and -h is as good as --help."""
     assert here("-h").stdout == here("--help").stdout
     bare = here()
