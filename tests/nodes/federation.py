@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,18 +39,15 @@ def pair_of_nodes(
     settings: dict[str, str] | None = None,
 ) -> Iterator[Pair]:
     """Bring up an origin and a receiver and introduce them; end both afterwards."""
-    with ExitStack() as nodes:
-        origin, receiver = (
-            nodes.enter_context(
-                Node(
-                    environment,
-                    None if folder is None else folder / name,
-                    name=name,
-                    settings=settings,
-                )
-            )
-            for name in ("origin", "receiver")
-        )
+    origin, receiver = (
+        Node(environment, None if folder is None else folder / name, name=name, settings=settings)
+        for name in ("origin", "receiver")
+    )
+    with ExitStack() as ending, ThreadPoolExecutor(2) as threads:
+        for node in (origin, receiver):
+            ending.callback(node.close)
+        for started in [threads.submit(node.__enter__) for node in (origin, receiver)]:
+            started.result()
         peer(origin, receiver)
         yield Pair(origin, receiver)
 
