@@ -7,19 +7,15 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 import anyio
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-from stigmem_replicator.cli import render
+from stigmem_replicator.cli import progress, render
 from stigmem_replicator.cli.context import active_peer, all_peers, opened, settings_of
+from stigmem_replicator.cli.progress import Outcome
 from stigmem_replicator.clock import (
-    Clock,
     SystemClock,
     SystemRandom,
     system_new_id,
@@ -27,7 +23,6 @@ from stigmem_replicator.clock import (
 )
 from stigmem_replicator.engine.identity import load_identity
 from stigmem_replicator.engine.pull import Pull, Wishes
-from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
@@ -45,7 +40,6 @@ from stigmem_replicator.store.locks import PeerLocks
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.records import Holder
 
-LINE_SECONDS: Final = 5.0
 AT_ONCE: Final = 8
 
 RANKED: Final = (
@@ -65,25 +59,6 @@ PeerOption = Annotated[
     str | None,
     typer.Option("--peer", metavar="X", help="Id, node id, URL or a unique part of one."),
 ]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """One peer's pull, as it goes and as it ended; seconds by a clock that never steps."""
-
-    peer: PeerRow
-    report: PullReport = field(default_factory=PullReport)
-    began: float = 0.0
-    seconds: float = 0.0
-    error: ReplicatorError | None = None
-    interrupted: bool = True
-
-    def exit_code(self, *, strict: bool) -> ExitCode:
-        """Return the exit code that this outcome alone would have."""
-        if self.error is not None:
-            return self.error.exit_code
-        refused = self.report.counts.rejected or self.report.counts.refused_before
-        return ExitCode.ENTRIES_REJECTED if strict and refused else ExitCode.DONE
 
 
 def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
@@ -136,8 +111,15 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
 def _exit_code(outcomes: Sequence[Outcome], *, strict: bool) -> ExitCode:
     if any(outcome.interrupted for outcome in outcomes):
         return ExitCode.INTERRUPTED
-    codes = {outcome.exit_code(strict=strict) for outcome in outcomes}
+    codes = {_exit_code_of(outcome, strict=strict) for outcome in outcomes}
     return next((code for code in RANKED if code in codes), ExitCode.DONE)
+
+
+def _exit_code_of(outcome: Outcome, *, strict: bool) -> ExitCode:
+    if outcome.error is not None:
+        return outcome.error.exit_code
+    refused = outcome.report.counts.rejected or outcome.report.counts.refused_before
+    return ExitCode.ENTRIES_REJECTED if strict and refused else ExitCode.DONE
 
 
 def _pull_all(
@@ -177,7 +159,7 @@ def _pull_all(
 async def _run(around: Surroundings, outcomes: Sequence[Outcome], wishes: Wishes) -> None:
     """Pull all peers side by side; the first SIGINT or SIGTERM ends it in good order."""
     async with anyio.create_task_group() as background:
-        background.start_soon(_show_progress, outcomes, around.clock)
+        background.start_soon(progress.show, outcomes, around.clock)
         background.start_soon(_cancel_on_signal, background.cancel_scope)
         places = anyio.CapacityLimiter(AT_ONCE)
         async with anyio.create_task_group() as pulls:
@@ -196,7 +178,7 @@ async def _pull_one(
             wishes,
             around,
             outcome.report,
-            on_page=lambda _report: None,
+            on_page=outcome.on_page,
             tell=lambda words: print(words, file=sys.stderr),
         )
         try:
@@ -214,27 +196,6 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
             break
     # From here on a second signal stops the process at once, which is safe too.
     scope.cancel()
-
-
-async def _show_progress(outcomes: Sequence[Outcome], clock: Clock) -> None:
-    """Keep a live line on a terminal, or print a line every five seconds."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        while True:
-            await anyio.sleep(LINE_SECONDS)
-            for outcome in outcomes:
-                if outcome.began and not outcome.seconds:
-                    print(_progress_line(outcome, clock), file=sys.stderr)
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while True:
-            lines = [_progress_line(item, clock) for item in outcomes if item.began]
-            live.update(Text("\n".join(lines)))
-            await anyio.sleep(0.125)
-
-
-def _progress_line(outcome: Outcome, clock: Clock) -> str:
-    seconds = outcome.seconds or clock.monotonic() - outcome.began
-    return f"{outcome.peer.node_id}: {render.progress(outcome.report, seconds)}"
 
 
 def _print_summary(
