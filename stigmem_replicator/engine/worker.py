@@ -84,16 +84,20 @@ class Worker:
         """Read to the end, or to the last page allowed; raises the first failure."""
         answered_in, answered_out = anyio.create_memory_object_stream[_Answered](1)
         judged_in, judged_out = anyio.create_memory_object_stream[_Judged](1)
+        end: CaughtUp | Stopped | None = None
+        # Raised after the group is done with: what is raised inside `except*` is grouped again.
+        failure: ReplicatorError | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._judge_pages, answered_out, judged_in)
                 tasks.start_soon(self._write_pages, judged_out)
                 end = await self._fetch_pages(answered_in)
         except* ReplicatorError as group:
-            raise _first(group) from None
-        if end is None:
-            assert self._failure is not None  # noqa: S101 - no end without a failure
-            raise self._failure
+            failure = _first(group)
+        failure = failure or self._failure
+        if failure is not None:
+            raise failure
+        assert end is not None  # noqa: S101 - no end without a failure
         return end
 
     async def _fetch_pages(
