@@ -109,7 +109,10 @@ def engine_of(
     clock: CountingClock | None = None,
 ) -> Iterator[Engine]:
     """An engine on a receiver's database; `row_budget` makes it write a page in several parts."""
-    settings = Settings(database=str(receiver.database), page_size=page_size)
+    # However slow the disk, no transaction counts as too long: the parts stay as they are cut.
+    settings = Settings(
+        database=str(receiver.database), page_size=page_size, transaction_target_ms=2000
+    )
     clock = clock or CountingClock()
     database = open_database(receiver.database, timeout_s=5.0)
     try:
