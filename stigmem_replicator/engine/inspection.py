@@ -50,11 +50,6 @@ class Inspected:
     open_letters: frozenset[str]
     blocked: BlockPeer | None
 
-    @property
-    def passed(self) -> bool:
-        """Whether any entry passed every check."""
-        return any(isinstance(item.verdict, Admit) for item in self.judged)
-
     def count(self, reason: Reason) -> int:
         """Return how many entries were rejected for ``reason``."""
         return sum(

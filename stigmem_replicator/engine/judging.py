@@ -13,11 +13,12 @@ from stigmem_replicator.engine.inspection import Inspected, inspect
 from stigmem_replicator.engine.manifests import SenderKeys
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason
+from stigmem_replicator.protocol.envelope import Entry, decode_entry
 from stigmem_replicator.replication.pacing import RejectWindow
 from stigmem_replicator.store import reads
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow
-from stigmem_replicator.trust.facts import Admit, FactPolicy, Reject
+from stigmem_replicator.trust.facts import Admit, FactPolicy, Reject, origin_fits
 
 _HINTS: Final = {
     Reason.TENANT_POLICY_UNSAFE: "set the peer's ingest_tenant or its tenant map on the node",
@@ -62,9 +63,7 @@ class Judge:
         keys = await self._keys.current()
         inspected = await self._around.threads.check(self._inspect, entries, keys)
         if inspected.count(Reason.ORIGIN_SIG_INVALID):
-            newer = await self._keys.after_bad_signatures(none_passed=not inspected.passed)
-            if newer is not None:
-                inspected = await self._around.threads.check(self._inspect, entries, newer)
+            inspected = await self._after_bad_signatures(entries, keys, inspected)
         if inspected.blocked is not None:
             raise PeerBlockedError(
                 inspected.blocked.reason,
@@ -73,6 +72,32 @@ class Judge:
                 hint=_HINTS.get(inspected.blocked.reason, ""),
             )
         return inspected
+
+    async def _after_bad_signatures(
+        self, entries: Sequence[object], keys: frozenset[str], inspected: Inspected
+    ) -> Inspected:
+        """Tell bad entries from a changed key.
+
+        A node signs each of its facts anew when it serves it, so one good signature on the page,
+        also of a fact that is known, proves that the keys are the right ones.
+        """
+        check = self._around.threads.check
+        proven = await check(self._any_signature_fits, entries, keys)
+        newer = await self._keys.after_bad_signatures(proven=proven)
+        if newer is not None:
+            keys = newer
+            inspected = await check(self._inspect, entries, keys)
+            proven = await check(self._any_signature_fits, entries, keys)
+        if inspected.count(Reason.ORIGIN_SIG_INVALID) and not proven:
+            raise self._keys.key_changed("no signature on its page fits", keys)
+        return inspected
+
+    def _any_signature_fits(self, entries: Sequence[object], keys: frozenset[str]) -> bool:
+        policy = self.policy(keys)
+        return any(
+            isinstance(item, Entry) and origin_fits(item, policy)
+            for item in map(decode_entry, entries)
+        )
 
     def _inspect(self, entries: Sequence[object], keys: frozenset[str]) -> Inspected:
         policy = self.policy(keys)

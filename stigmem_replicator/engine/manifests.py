@@ -17,7 +17,7 @@ from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger, printable
 from stigmem_replicator.protocol.signatures import fingerprint
 from stigmem_replicator.store import reads, records
-from stigmem_replicator.store.engine import reading, writing
+from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow, StoredManifest
 from stigmem_replicator.transport.client import Limits, PeerClient
 from stigmem_replicator.trust.keys import (
@@ -34,6 +34,10 @@ ANSWER_SECONDS: Final = 10.0
 BODY_BYTES: Final = 1 << 20
 RETRY_SECONDS: Final = 60.0
 """A manifest is fetched at most this often, whatever the cause."""
+
+
+class KeyNotFollowingError(ManifestError):
+    """A good manifest shows a key to which no chain leads from the stored one."""
 
 
 class SenderKeys:
@@ -66,26 +70,29 @@ class SenderKeys:
             raise self._unresolvable(f"its manifest expired at {manifest.expires_at}")
         return self._keys(manifest)
 
-    async def after_bad_signatures(self, *, none_passed: bool) -> frozenset[str] | None:
+    async def after_bad_signatures(self, *, proven: bool) -> frozenset[str] | None:
         """Look for a newer manifest because signatures did not verify.
 
-        Returns the new keys, or None when there are none and the entries themselves are bad.
-        Raises :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which
-        no chain leads, or when no entry passed and its manifest cannot be had.
+        Returns the new keys, or None when there are none and the entries themselves are bad,
+        as far as can be told; ``proven`` says that some signature on the page was good.  Raises
+        :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which no
+        chain leads, or when nothing was proven and no good manifest can be had.
         """
         if self._just_refreshed():
             return None
         stored, manifest = await self._load()
         before = self._keys(manifest)
         try:
-            manifest = await self._refresh(stored, manifest)
+            newer = await self._refresh(stored, manifest)
         except ManifestError as error:
-            raise self._key_changed(f"its manifest is refused: {error}", before) from error
-        except ReplicatorError as error:
-            if none_passed:
-                raise self._key_changed(f"its manifest cannot be had: {error}", before) from error
+            if not proven or isinstance(error, KeyNotFollowingError):
+                raise self.key_changed(f"its manifest is refused: {error}", before) from error
             return None
-        after = self._keys(manifest)
+        except ReplicatorError as error:
+            if not proven:
+                raise self.key_changed(f"its manifest cannot be had: {error}", before) from error
+            return None
+        after = self._keys(newer)
         return after if after != before else None
 
     def _just_refreshed(self) -> bool:
@@ -118,19 +125,32 @@ class SenderKeys:
         self._refreshed_at = self._around.clock.monotonic()
         manifest = await self._fetch(before.entity_uri)
         manifest.verify()
-        follows(manifest, before)
         if manifest.expired(self._now()):
-            raise ManifestError(f"it expired at {manifest.expires_at}")
+            raise ManifestError(f"it expired at {manifest.expires_at[:40]!r}")
+        try:
+            follows(manifest, before)
+        except ManifestError as error:
+            raise KeyNotFollowingError(str(error)) from error
         if self._read_only:
             self._manifest = manifest
         else:
-            await self._around.threads.look_up(self._store, manifest, stored)
+            await self._around.writer.run(
+                records.store_manifest,
+                self._peer,
+                manifest,
+                stored,
+                self._around.clock,
+                self._around.new_id,
+            )
         if manifest.key_id != before.key_id:
             self._log.info("federation.manifest.rotated", key_id=manifest.key_id)
         return manifest
 
     async def _fetch(self, entity_uri: str) -> Manifest:
-        parts = urlsplit(entity_uri)
+        try:
+            parts = urlsplit(entity_uri)
+        except ValueError as error:
+            raise ManifestError("its organisation is no URL") from error
         limits = Limits(
             connect_s=min(self._around.settings.connect_timeout_s, ANSWER_SECONDS),
             read_s=min(self._around.settings.read_timeout_s, ANSWER_SECONDS),
@@ -147,12 +167,6 @@ class SenderKeys:
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"it does not read: {printable(str(error))}") from error
 
-    def _store(self, manifest: Manifest, stored: StoredManifest) -> None:
-        with writing(self._around.database) as connection:
-            records.store_manifest(
-                connection, self._peer, manifest, stored, self._around.clock, self._around.new_id
-            )
-
     def _keys(self, manifest: Manifest) -> frozenset[str]:
         grace = timedelta(hours=self._around.settings.key_rotation_grace_hours)
         return signing_keys(manifest, self._now(), grace)
@@ -167,7 +181,8 @@ class SenderKeys:
             hint="the peer publishes its manifest; then approve it again with trust_mode not off",
         )
 
-    def _key_changed(self, why: str, before: frozenset[str]) -> PeerBlockedError:
+    def key_changed(self, why: str, before: frozenset[str]) -> PeerBlockedError:
+        """Return the failure of a peer that no longer signs with ``before``."""
         known = ", ".join(sorted(fingerprint(key)[:23] for key in before))
         return PeerBlockedError(
             Reason.KEY_CHANGED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,8 +30,11 @@ from stigmem_replicator.store.reads import CursorRow, LetterUsage, PeerRow
 from stigmem_replicator.store.siblings import siblings
 from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
 
-PLANS_MAX: Final = 1000
+PLANS_MAX: Final = 100
 """How often one page may be planned again before something is wrong."""
+
+KEPT_SHARE: Final = 0.9
+"""To what share of their bound the payloads of dead letters are trimmed, so that it is rare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class PageWriter:
         )
 
     async def _commit(self, batch: Batch, progress: Progress | None) -> Committed | NotWritten:
+        most = self._around.settings.dead_letter_bytes_max
         return await self._around.writer.commit(
             BatchWrite(
                 peer=self._peer,
@@ -132,7 +136,7 @@ class PageWriter:
                 commit_number=self._commit_number,
                 batch=batch,
                 progress=progress,
-                letter_bytes=self._around.settings.dead_letter_bytes_max if self._trim else None,
+                letter_bytes=round(KEPT_SHARE * most) if self._trim else None,
             )
         )
 
@@ -152,22 +156,23 @@ class PageWriter:
 
     async def _check_letters(self, inspected: Inspected) -> bool:
         """Check that the page's dead letters fit; say whether older payloads must make room."""
-        new = [item for item in inspected.judged if isinstance(item.verdict, Reject)]
-        if not new:
+        refused = [item for item in inspected.judged if isinstance(item.verdict, Reject)]
+        if not refused:
             return False
-        usage = await self._around.threads.look_up(self._letter_usage)
-        if usage.rows + len(new) > self._around.settings.dead_letter_rows_max:
+        ids = {item.entry_id for item in refused}
+        usage = await self._around.threads.look_up(self._letter_usage, ids)
+        if usage.rows + len(ids) - usage.known > self._around.settings.dead_letter_rows_max:
             raise PeerBlockedError(
                 Reason.DEAD_LETTERS_FULL,
                 f"peer {self._peer.node_id} has {usage.rows} dead letters, as many as are kept",
                 hint="look at them with `dead-letters list`, then raise dead_letter_rows_max",
             )
-        size = usage.payload_bytes + sum(len(item.payload) for item in new)
+        size = usage.payload_bytes + sum(len(item.payload) for item in refused)
         return size > self._around.settings.dead_letter_bytes_max
 
-    def _letter_usage(self) -> LetterUsage:
+    def _letter_usage(self, ids: Collection[str]) -> LetterUsage:
         with reading(self._around.database) as connection:
-            return reads.letter_usage(connection, self._peer.node_id)
+            return reads.letter_usage(connection, self._peer.node_id, self._stream, ids)
 
     def _siblings(self, inspected: Inspected, done: int) -> dict[ConflictKey, Siblings]:
         keys = {

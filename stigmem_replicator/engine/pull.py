@@ -23,6 +23,7 @@ from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.worker import Worker
 from stigmem_replicator.errors import (
+    LocalError,
     PeerBlockedError,
     PeerHeldError,
     PeerRefusedError,
@@ -30,6 +31,7 @@ from stigmem_replicator.errors import (
     ReplicatorError,
     TransientPeerError,
 )
+from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication.pacing import Backoff
 from stigmem_replicator.replication.session import CaughtUp, PagingLimits, Session, Stopped
 from stigmem_replicator.settings import Settings
@@ -79,6 +81,7 @@ class Pull:
         self._report = report
         self._on_page = on_page
         self._tell = tell
+        self._keys = SenderKeys(peer, around, read_only=wishes.dry_run)
         # What the peer could bear last; None before the first page.
         self._page_size: int | None = None
 
@@ -96,8 +99,8 @@ class Pull:
             await self._pull_noting_end(commit_number)
 
     async def _pull_noting_end(self, commit_number: int) -> None:
+        await self._wait_until_welcome()
         try:
-            await self._wait_until_welcome()
             end = await self._attempts(commit_number=commit_number)
         except ReplicatorError as error:
             ending = ending_of(error, self._around.clock)
@@ -130,6 +133,9 @@ class Pull:
             with anyio.move_on_after(LETTING_GO_SECONDS, shield=True):
                 try:
                     await around.writer.run(records.let_go, node_id)
+                except LocalError as error:
+                    # The name left behind decides nothing; how the pull ended is told instead.
+                    logger(peer=node_id).warning("replicator.let_go_failed", detail=str(error))
                 finally:
                     around.locks.free(number)
 
@@ -217,8 +223,7 @@ class Pull:
         await self._note_changes(stored)
         if not self._report.pages:
             self._report.cursor_before = self._report.cursor = stored.position.frontier
-        keys = SenderKeys(peer, around, read_only=self._wishes.dry_run)
-        judge = Judge(peer, FACTS, around, keys, backfill=self._wishes.backfill)
+        judge = Judge(peer, FACTS, around, self._keys, backfill=self._wishes.backfill)
         writer = (
             DryRun(self._report.tally)
             if self._wishes.dry_run

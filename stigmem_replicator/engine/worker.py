@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
-import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from stigmem_replicator.engine.fetching import FactSource, Fetched
@@ -79,6 +78,8 @@ class Worker:
         # Raised when the cursor row was changed by somebody else: pages before it are dropped.
         self._epoch = 0
         self._failure: ReplicatorError | None = None
+        # Cancelled when a page cannot be judged: then what came before it is still written.
+        self._fetching = anyio.CancelScope()
 
     async def run(self) -> CaughtUp | Stopped:
         """Read to the end, or to the last page allowed; raises the first failure."""
@@ -91,7 +92,8 @@ class Worker:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._judge_pages, answered_out, judged_in)
                 tasks.start_soon(self._write_pages, judged_out)
-                end = await self._fetch_pages(answered_in)
+                with self._fetching:
+                    end = await self._fetch_pages(answered_in)
         except* ReplicatorError as group:
             failure = _first(group)
         failure = failure or self._failure
@@ -136,7 +138,11 @@ class Worker:
                 hint="the page is asked for again; if this lasts, tell the peer's operator",
             )
             return progress
-        await answered.send(_Answered(fetched, progress, epoch))
+        try:
+            await answered.send(_Answered(fetched, progress, epoch))
+        except anyio.BrokenResourceError:
+            # Nobody judges any more: the pass has failed further on.
+            return self._session.on_failure(Reason.MALFORMED_PAGE)
         return self._session.next_action()
 
     def _after_failure(self, error: ReplicatorError, fetch: Fetch) -> Action:
@@ -160,11 +166,17 @@ class Worker:
     ) -> None:
         async with answered, judged:
             async for item in answered:
-                if item.epoch == self._epoch:
+                if item.epoch != self._epoch:
+                    continue
+                try:
                     inspected = await self._judge.page(
                         item.fetched.page.entries, first=item.progress.start is None
                     )
-                    await judged.send(_Judged(item, inspected))
+                except ReplicatorError as error:
+                    self._failure = error
+                    self._fetching.cancel()
+                    return
+                await judged.send(_Judged(item, inspected))
 
     async def _write_pages(self, judged: MemoryObjectReceiveStream[_Judged]) -> None:
         async with judged:

@@ -59,6 +59,10 @@ class Writer:
             outcome = await anyio.to_thread.run_sync(
                 apply.apply, self._database, write, self._clock, limiter=self._thread
             )
+            if isinstance(outcome, NotWritten):
+                # Somebody else just wrote: let them go on before the page is tried again.
+                self._others_at = self._clock.monotonic()
+                self._pause(outcome.held_s)
             if isinstance(outcome, Committed):
                 self._pace(outcome)
                 # Cancelled here, the caller would not learn that the batch is committed.
@@ -95,8 +99,12 @@ class Writer:
         self._data_version = outcome.data_version
         if noticed:
             self._others_at = now
-        others = self._others_at is not None and now - self._others_at < OTHERS_SECONDS
-        share = self._settings.write_share_busy if others else self._settings.write_share_idle
-        self._free_at = now + pacing.pause_s(outcome.held_s, share, self._random.uniform(0.0, 1.0))
+        self._pause(outcome.held_s)
         target_s = self._settings.transaction_target_ms / 1000
         self.row_budget = pacing.next_row_budget(self.row_budget, outcome.held_s, target_s)
+
+    def _pause(self, held_s: float) -> None:
+        now = self._clock.monotonic()
+        others = self._others_at is not None and now - self._others_at < OTHERS_SECONDS
+        share = self._settings.write_share_busy if others else self._settings.write_share_idle
+        self._free_at = now + pacing.pause_s(held_s, share, self._random.uniform(0.0, 1.0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.replication import rows
@@ -35,6 +36,10 @@ __all__ = [
     "conflict_key",
     "plan_batch",
 ]
+
+
+BYTES_MAX: Final = 512 * 1024
+"""Bytes of text after which a transaction ends; one entry may be longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Batch:
     """
 
     entries: int = 0
+    text_bytes: int = 0
     facts: list[FactRow] = field(default_factory=list)
     conflicts: list[Row] = field(default_factory=list)
     fact_audit: list[Row] = field(default_factory=list)
@@ -141,6 +147,8 @@ def plan_batch(
 ) -> Batch:
     """Plan the next transaction: entries from the first on, until it has ``row_budget`` rows.
 
+    Long texts take longer than many rows, so it also ends once they are ``BYTES_MAX``.
+
     ``siblings`` is what stands under each key now; ``open_letters`` are the ids whose dead letter
     is settled once their fact is here.  An entry is never split, so one batch takes at least one.
     """
@@ -160,7 +168,7 @@ def plan_batch(
         if isinstance(verdict, Admit | Duplicate) and item.entry_id in open_letters:
             batch.settled_letters.append(item.entry_id)
         batch.entries += 1
-        if batch.rows() >= row_budget:
+        if batch.rows() >= row_budget or batch.text_bytes >= BYTES_MAX:
             break
     return batch
 
@@ -169,6 +177,7 @@ def _plan_admitted(batch: Batch, admit: Admit, context: PageContext) -> None:
     fact = admit.entry.fact
     batch.facts += (rows.admitted_fact(admit, context), rows.meta_fact(admit, context))
     batch.admitted_ids.append(fact.id)
+    batch.text_bytes += len(fact.entity) + len(fact.relation) + len(admit.value_text)
     batch.counts += Counts(admitted=1)
     key = conflict_key(admit)
     if key is None:
@@ -199,6 +208,7 @@ def _plan_conflicts(batch: Batch, admit: Admit, before: Siblings, context: PageC
 def _plan_rejected(batch: Batch, item: Judged, reject: Reject, context: PageContext) -> None:
     batch.counts += Counts(rejected={reject.reason: 1})
     batch.dead_letters.append(rows.dead_letter(item, reject, context))
+    batch.text_bytes += len(item.payload)
     if item.audited:
         return
     batch.federation_audit.append(rows.federation_audit(item, reject, context))

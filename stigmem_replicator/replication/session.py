@@ -64,6 +64,9 @@ __all__ = [
 GOOD_PAGES: Final = 4
 """Good pages in a row after which a page size that was halved is doubled again."""
 
+TIMEOUTS: Final = 2
+"""Answers too late in a row that are met with a smaller page."""
+
 _HALVES: Final = frozenset({Reason.PAGE_TOO_LARGE, Reason.TIMEOUT})
 
 
@@ -185,6 +188,7 @@ class Session:
         self._limit = min(max(limit or limits.page_size, 1), limits.page_size)
         self._good_pages = 0
         self._pages = 0
+        self._timeouts = 0
         self._state = State.READY
         self._start = settled
         self._waiting: deque[Progress] = deque()
@@ -252,6 +256,7 @@ class Session:
         self._start = following
         self._pages = pages
         self._good_pages += 1
+        self._timeouts = 0
         if self._good_pages >= GOOD_PAGES:
             self._set_limit(self._limit * 2)
         return progress
@@ -266,9 +271,11 @@ class Session:
     def on_failure(self, reason: Reason) -> Action:
         """Say what follows a failure: the same page in a smaller size, or the end.
 
-        A page too large or too late is asked for again with half as many entries, down to one.
+        A page too large or too late is asked for again with half as many entries, down to one;
+        after a few that were too late in a row the peer is taken not to answer at all.
         """
-        if reason in _HALVES and self._limit > 1:
+        self._timeouts = self._timeouts + 1 if reason is Reason.TIMEOUT else 0
+        if reason in _HALVES and self._limit > 1 and self._timeouts <= TIMEOUTS:
             self._turn(Event.ASK_SMALLER)
             self._set_limit(self._limit // 2)
             return self.next_action()

@@ -9,15 +9,15 @@ network, no signature check and no waiting in here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.errors import Reason, UnknownPeerError
+from stigmem_replicator.errors import LocalError, Reason, UnknownPeerError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.plan import Batch, FactRow, Row
 from stigmem_replicator.replication.session import Progress
@@ -90,10 +90,14 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class NotWritten:
-    """An assumption fell and nothing was written; ``row`` is the cursor row as it is now."""
+    """An assumption fell and nothing was written; ``row`` is the cursor row as it is now.
+
+    ``held_s`` is how long the write lock was held to find that out, in seconds.
+    """
 
     fallen: Fallen
     row: CursorRow | None
+    held_s: float = 0.0
 
 
 def reached(point: Point) -> None:
@@ -116,7 +120,7 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
             fallen = _fallen_assumption(connection, write)
             if fallen is not None:
                 transaction.rollback()
-                return fallen
+                return replace(fallen, held_s=clock.monotonic() - began)
             row = _write(connection, write, clock)
             reached(Point.BEFORE_COMMIT)
             transaction.commit()
@@ -196,8 +200,14 @@ def _insert(connection: Connection, model: type[NodeBase], rows: Sequence[Row]) 
 
 
 def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> list[Row]:
-    wall, counter = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).one()
-    state = hlc.HlcState(wall, counter)
+    stand = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).first()
+    if stand is None:
+        raise LocalError(
+            Reason.OWN_SCHEMA_OUTDATED,
+            "the replicator's tables were removed while it was at work",
+            hint="run the command again",
+        )
+    state = hlc.HlcState(stand.wall_ms, stand.counter)
     stamped = []
     for row in rows:
         if row.remote_hlc is None:
@@ -268,15 +278,16 @@ def _trim_payloads(connection: Connection, node_id: str, letter_bytes: int) -> N
     over = connection.execute(
         select(sized.c.stream, sized.c.entry_id).where(sized.c.bytes > letter_bytes)
     ).all()
-    for stream, entry_id in over:
+    if over:
         connection.execute(
             update(DeadLetter)
             .where(
                 DeadLetter.node_id == node_id,
-                DeadLetter.stream == stream,
-                DeadLetter.entry_id == entry_id,
+                DeadLetter.stream == bindparam("of_stream"),
+                DeadLetter.entry_id == bindparam("of_entry"),
             )
-            .values(payload=None)
+            .values(payload=None),
+            [{"of_stream": stream, "of_entry": entry_id} for stream, entry_id in over],
         )
 
 

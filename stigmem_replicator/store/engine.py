@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from stigmem_replicator.errors import LocalError, Reason
@@ -180,6 +181,10 @@ def local_errors(path: Path) -> Iterator[None]:
     """Turn a driver's error into :class:`LocalError` with a reason."""
     try:
         yield
+    except PoolTimeoutError as error:
+        raise LocalError(
+            Reason.DATABASE_LOCKED, f"no connection to {path} came free in time"
+        ) from error
     except OperationalError as error:
         raise _local_error(path, error) from error
     except DBAPIError as error:

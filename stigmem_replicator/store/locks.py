@@ -57,6 +57,12 @@ class PeerLocks:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         except (BlockingIOError, PermissionError):
             return False
+        except OSError as error:
+            raise LocalError(
+                Reason.DATABASE_FAILED,
+                f"the lock file {self._path} cannot be locked: {error.strerror}",
+                hint="keep the database on a local disk",
+            ) from error
         self._held.add(number)
         return True
 

@@ -86,10 +86,11 @@ class KnownLetter:
 
 @dataclass(frozen=True, slots=True)
 class LetterUsage:
-    """How much one peer's dead letters hold."""
+    """How much one peer's dead letters hold, and how many of the asked ids are among them."""
 
     rows: int
     payload_bytes: int
+    known: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,14 +262,18 @@ def known_letters(
     return {row.entry_id: KnownLetter(*row[1:]) for row in rows}
 
 
-def letter_usage(connection: Connection, node_id: str) -> LetterUsage:
-    """Return how many dead letters a peer has, whatever their status, and their payloads' size."""
+def letter_usage(
+    connection: Connection, node_id: str, stream: str, ids: Collection[str]
+) -> LetterUsage:
+    """Return how many unsettled dead letters a peer has, and how many of ``ids`` have one."""
     rows, size = connection.execute(
         select(func.count(), func.sum(func.length(DeadLetter.payload))).where(
-            DeadLetter.node_id == node_id
+            DeadLetter.node_id == node_id, DeadLetter.status != "resolved"
         )
     ).one()
-    return LetterUsage(rows, size or 0)
+    letters = known_letters(connection, node_id, stream, ids)
+    known = sum(letter.status != "resolved" for letter in letters.values())
+    return LetterUsage(rows, size or 0, known)
 
 
 def manifest(connection: Connection, entity_uri: str) -> StoredManifest | None:

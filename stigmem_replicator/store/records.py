@@ -54,11 +54,11 @@ def seed_clock(connection: Connection) -> None:
 
     The newest is found by the index, which orders texts; the walls of our days have one length.
     """
-    newest = connection.scalar(select(func.max(Fact.hlc)))
-    walls = (
-        connection.scalars(select(Fact.hlc).where(Fact.hlc.startswith(newest.split(".")[0] + ".")))
-        if newest
-        else ()
+    newest = connection.scalar(select(func.max(Fact.hlc)).where(Fact.hlc.is_not(None)))
+    wall = (newest or "").split(".")[0]
+    # A range and not a pattern, so that the index serves: "/" follows "." in ASCII.
+    walls = connection.scalars(
+        select(Fact.hlc).where(Fact.hlc >= f"{wall}.", Fact.hlc < f"{wall}/")
     )
     states = [hlc.HlcState(*hlc.parse(text)) for text in walls if text and _reads(text)]
     row = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).first()

@@ -126,6 +126,11 @@ def judge(entry: Entry, policy: FactPolicy, known: KnownFact | None, now_ms: int
     return Admit(entry, text, tenant, trust)
 
 
+def origin_fits(entry: Entry, policy: FactPolicy) -> bool:
+    """Say whether the sender itself signed an entry with one of its keys."""
+    return _check_origin(entry, policy) is None
+
+
 def _check_origin(entry: Entry, policy: FactPolicy) -> Reject | None:
     fact, origin = entry.fact, entry.origin
     if origin.node_id != policy.sender_node_id:

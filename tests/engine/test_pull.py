@@ -419,3 +419,59 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("it did not happen")
+
+
+# --- whose signature
+
+
+async def test_a_lone_forgery_holds_the_stream_until_a_good_signature_follows(
+    adopted: Receiver, server: PageServer
+) -> None:
+    """One good signature beside it proves the key: then the forged entry alone is refused."""
+    serve(server.origin, poison("a signature of another key"))
+    with engine_of(adopted) as engine, pytest.raises(PeerBlockedError):
+        await engine.pull(server).run()
+    server.origin.add_many(1)
+    with engine_of(adopted) as engine:
+        await engine.pull(server).run()
+    assert engine.report.counts.rejected == {"origin_sig_invalid": 1}
+    assert engine.report.counts.admitted == 1
+
+
+async def test_a_known_fact_proves_the_key_too(adopted: Receiver, server: PageServer) -> None:
+    """A node signs what it serves anew, so a known fact on the page tells whether the key is right."""
+    server.origin.add_many(3)
+    with engine_of(adopted) as engine:
+        await engine.pull(server).run()
+    serve(server.origin, poison("a signature of another key"))
+    adopted.execute("UPDATE replication_cursors SET cursor = NULL, updated_at = 'elsewhere'")
+    with engine_of(adopted, page_size=8) as engine:
+        await engine.pull(server).run()
+    assert engine.report.counts.rejected == {"origin_sig_invalid": 1}
+
+
+async def test_a_new_key_without_a_new_manifest_blocks_the_peer(
+    adopted: Receiver, server: PageServer
+) -> None:
+    """When no signature fits and the manifest shows no other key, the cursor stays."""
+    for _ in range(3):
+        serve(server.origin, poison("a signature of another key"))
+    with engine_of(adopted) as engine, pytest.raises(PeerBlockedError) as blocked:
+        await engine.pull(server).run()
+    assert blocked.value.reason == "key_changed"
+    assert adopted.cursor(server) is None
+    assert adopted.letters(server) == {}
+
+
+async def test_a_page_that_cannot_be_judged_leaves_those_before_it(
+    adopted: Receiver, server: PageServer
+) -> None:
+    """Good pages that were answered before a page that blocks are written whole."""
+    server.origin.add_many(8)
+    for _ in range(8):
+        serve(server.origin, poison("a signature of another key"))
+    with engine_of(adopted, page_size=4, row_budget=2) as engine:
+        with pytest.raises(PeerBlockedError):
+            await engine.pull(server).run()
+        assert engine.report.counts.admitted == 8
+    assert engine.report.pages >= 2

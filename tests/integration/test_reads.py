@@ -138,9 +138,9 @@ def test_known_letters_are_those_of_the_stream(database: Database, clock: FakeCl
         assert known == {"f-1": KnownLetter("cid_legacy", item.payload_hash, "g1", "open", NOW_MS)}
         assert reads.known_letters(connection, PEER.node_id, "tombstones", ["f-1"]) == {}
         assert reads.known_letters(connection, "stigmem:node:other", FACTS, ["f-1"]) == {}
-        usage = reads.letter_usage(connection, PEER.node_id)
-        assert usage == reads.LetterUsage(1, len(item.payload))
-        assert reads.letter_usage(connection, "x") == reads.LetterUsage(0, 0)
+        usage = reads.letter_usage(connection, PEER.node_id, FACTS, ["f-1", "f-2"])
+        assert usage == reads.LetterUsage(1, len(item.payload), 1)
+        assert reads.letter_usage(connection, "x", FACTS, []) == reads.LetterUsage(0, 0, 0)
 
 
 def test_before_our_tables_exist_there_are_no_letters(bare: Database) -> None:
