@@ -77,9 +77,9 @@ class Reason(StrEnum):
     DEAD_LETTERS_FULL = "dead_letters_full"
     PEER_NOT_ACTIVE = "peer_not_active"
     PEER_HELD = "peer_held"
-    PEER_ROW_INVALID = "peer_row_invalid"
 
     # this command or this machine
+    UNEXPECTED = "unexpected"
     USAGE = "usage"
     UNKNOWN_PEER = "unknown_peer"
     AMBIGUOUS_PEER = "ambiguous_peer"
@@ -95,14 +95,6 @@ class Reason(StrEnum):
     DATABASE_FAILED = "database_failed"
 
 
-class Severity(StrEnum):
-    """How loud a failure is: the log level of its line."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 class ReplicatorError(Exception):
     """A failure with a reason code, one plain sentence and, where there is one, what to do.
 
@@ -111,7 +103,6 @@ class ReplicatorError(Exception):
     """
 
     exit_code = ExitCode.UNEXPECTED
-    severity = Severity.ERROR
 
     def __init__(self, reason: Reason, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -149,7 +140,6 @@ class TransientPeerError(ReplicatorError):
     """
 
     exit_code = ExitCode.UNREACHABLE
-    severity = Severity.WARNING
 
     def __init__(
         self, reason: Reason, message: str, *, hint: str = "", retry_after_s: float = 0.0

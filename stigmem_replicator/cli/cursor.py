@@ -79,7 +79,7 @@ def _text(peer: PeerRow, stored: StoredPosition) -> str:
 def _place(position: str | None) -> str:
     if position is None:
         return "at the beginning"
-    return f"{position}  ({render.moment(hlc.wall_ms(position))})"
+    return f"{render.clean(position)}  ({render.moment(hlc.wall_ms(position))})"
 
 
 @app.command()
@@ -111,14 +111,14 @@ def reset(
         target = _target(position, to, back, clock.now_ms())
         if not yes:
             confirm(
-                f"Set the cursor of {found.node_id}\n  from {_place(position.frontier)}\n"
-                f"  to   {_place(target)}?"
+                f"Set the cursor of {render.clean(found.node_id)}\n"
+                f"  from {_place(position.frontier)}\n  to   {_place(target)}?"
             )
         migrations.upgrade(database)
         with writing(database) as connection:
             actor = f"{getpass.getuser()} (cursor reset)"
             records.reset_cursor(connection, found, FACTS, target, actor, clock)
-    print(f"the cursor of {found.node_id} is now {_place(target)}")
+    print(f"the cursor of {render.clean(found.node_id)} is now {_place(target)}")
 
 
 def _target(position: Position, to: str | None, back: str | None, now_ms: int) -> str | None:

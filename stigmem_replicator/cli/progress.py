@@ -67,11 +67,18 @@ async def show(outcomes: Sequence[Outcome], clock: Clock) -> None:
         await anyio.sleep(LINE_SECONDS)
         for outcome in outcomes:
             if outcome.began and not outcome.seconds:
-                print(f"{outcome.peer.node_id}: {_told(outcome, clock)}", file=console.file)
+                print(
+                    render.clean(f"{outcome.peer.node_id}: {_told(outcome, clock)}"),
+                    file=console.file,
+                )
 
 
 async def _show_bars(console: Console, outcomes: Sequence[Outcome], clock: Clock) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TextColumn("{task.fields[told]}", markup=False),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         shown: dict[int, TaskID] = {}
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -33,6 +34,7 @@ from stigmem_replicator.errors import (
     ReplicatorError,
     UsageError,
 )
+from stigmem_replicator.observe.log import logger
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import migrations
 from stigmem_replicator.store.engine import Database, reading
@@ -88,6 +90,8 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     """
     if (peer is None) == (not all_):
         raise UsageError(Reason.USAGE, "pull needs either --peer X or --all")
+    if not math.isfinite(wait):
+        raise UsageError(Reason.USAGE, f"--wait {wait} is no number of seconds")
     settings = settings_of(context)
     if settings.trust_mode == "strict":
         raise LocalError(
@@ -179,12 +183,20 @@ async def _pull_one(
             around,
             outcome.report,
             on_page=outcome.on_page,
-            tell=lambda words: print(words, file=sys.stderr),
+            tell=lambda words: print(render.clean(words), file=sys.stderr),
         )
         try:
             await pulling.run()
         except ReplicatorError as error:
             outcome.error = error
+        except Exception as error:  # noqa: BLE001 - the other peers go on
+            # A mistake of ours in one pull must not end the others.
+            logger().debug("replicator.unexpected", exc_info=True)
+            outcome.error = ReplicatorError(
+                Reason.UNEXPECTED,
+                f"pulling from {outcome.peer.node_id} ended in {type(error).__name__}: {error}",
+                hint="please report it; --log-level debug shows where",
+            )
         finally:
             outcome.seconds = around.clock.monotonic() - outcome.began
         outcome.interrupted = False
@@ -220,7 +232,8 @@ def _print_summary(
         for item in outcomes:
             end = "interrupted" if item.interrupted else "done"
             end = f"stopped: {item.error.reason}" if item.error else end
-            print(f"{item.peer.node_id}: {end}; {render.progress(item.report, item.seconds)}")
+            line = f"{item.peer.node_id}: {end}; {render.progress(item.report, item.seconds)}"
+            print(render.clean(line))
     else:
         for item in outcomes:
             print(

@@ -15,7 +15,6 @@ from stigmem_replicator.store.reads import PeerRow
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
-_SHORT_CELL: Final = 60
 
 
 def document(value: object) -> str:
@@ -31,7 +30,7 @@ def document(value: object) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows under headings, aligned; the last column is not padded."""
-    rows = [[_cell(text) for text in row] for row in rows]
+    rows = [[clean(text) for text in row] for row in rows]
     widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
     return "\n".join(
         "  ".join(
@@ -44,10 +43,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """Return names and values, one a line."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in rows)
+    return "\n".join(f"{name.ljust(width)}  {clean(value)}" for name, value in rows)
 
 
-def _cell(text: str) -> str:
+def clean(text: str) -> str:
+    """Return a text that may hold words of a peer, without what would speak to a terminal."""
     return printable(text, len(text))
 
 
@@ -80,7 +80,7 @@ def span(seconds: float) -> str:
 def failure(error: ReplicatorError) -> str:
     """Return a failure as the one line of standard error."""
     hint = f"; {error.hint}" if error.hint else ""
-    text = _cell(f"stigmem-replicate: {error.message} ({error.reason}){hint}")
+    text = clean(f"stigmem-replicate: {error.message} ({error.reason}){hint}")
     return " ".join(text.split())
 
 

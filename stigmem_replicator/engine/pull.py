@@ -8,7 +8,7 @@ transient failure.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +31,6 @@ from stigmem_replicator.errors import (
     ReplicatorError,
     TransientPeerError,
 )
-from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication.pacing import Backoff
 from stigmem_replicator.replication.session import CaughtUp, PagingLimits, Session, Stopped
 from stigmem_replicator.settings import Settings
@@ -132,10 +131,9 @@ class Pull:
         finally:
             with anyio.move_on_after(LETTING_GO_SECONDS, shield=True):
                 try:
-                    await around.writer.run(records.let_go, node_id)
-                except LocalError as error:
-                    # The name left behind decides nothing; how the pull ended is told instead.
-                    logger(peer=node_id).warning("replicator.let_go_failed", detail=str(error))
+                    # A name left behind decides nothing: how the pull ended is told instead.
+                    with suppress(LocalError):
+                        await around.writer.run(records.let_go, node_id)
                 finally:
                     around.locks.free(number)
 

@@ -93,7 +93,14 @@ def file_rules(path: Path | None) -> tuple[Rule, ...]:
             for key in ("always_trust", "never_trust")
             for item in document.get(key) or []
         )
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:
         raise LocalError(
             Reason.CONFIGURATION_INVALID,
             f"the trust rules file {path} cannot be read: {' '.join(str(error).split())[:200]}",

@@ -21,6 +21,7 @@ VALUE_TYPES: Final = frozenset({"string", "text", "number", "boolean", "datetime
 SCOPES: Final = frozenset({"local", "team", "company", "public"})
 INTERPRETATIONS: Final = frozenset({"content", "instruction"})
 
+_CURSOR_CHARACTERS: Final = 256
 _INTEGER_DIGITS: Final = 400
 _ENTRY_ID_CHARACTERS: Final = 256
 
@@ -125,6 +126,9 @@ def decode_page(body: bytes) -> Page:
         raise PageError(Reason.MALFORMED_PAGE, "has_more is not true or false")
     if cursor is not None and not (isinstance(cursor, str) and cursor and _encodes(cursor)):
         raise PageError(Reason.MALFORMED_PAGE, "cursor is neither a text nor null")
+    if cursor is not None and len(cursor) > _CURSOR_CHARACTERS:
+        message = f"cursor has more than {_CURSOR_CHARACTERS} characters"
+        raise PageError(Reason.MALFORMED_PAGE, message)
     return Page(entries=tuple(document["facts"]), cursor=cursor, has_more=has_more)
 
 

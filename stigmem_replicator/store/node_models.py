@@ -25,10 +25,8 @@ class Peer(NodeBase):
     id: Mapped[str] = mapped_column(primary_key=True)
     node_id: Mapped[str]
     node_url: Mapped[str]
-    federation_pubkey: Mapped[str]
     allowed_scopes: Mapped[str]
     status: Mapped[str]
-    established_at: Mapped[str | None]
     ingest_tenant: Mapped[str | None]
     entity_uri: Mapped[str | None]
     relay_trusted: Mapped[int]
@@ -179,12 +177,3 @@ class QuarantineRule(NodeBase):
     rule_type: Mapped[str]
     org_uri: Mapped[str]
     scope: Mapped[str | None]
-
-
-class SchemaMigration(NodeBase):
-    """The node's applied migrations; named in messages, never counted."""
-
-    __tablename__ = "schema_migrations"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    version: Mapped[str]

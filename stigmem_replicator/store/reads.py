@@ -28,7 +28,7 @@ from stigmem_replicator.store.node_models import (
 )
 from stigmem_replicator.store.own_models import DeadLetter, StreamCheckpoint, StreamCursor
 from stigmem_replicator.trust.facts import KnownFact
-from stigmem_replicator.trust.source_trust import History, Rule
+from stigmem_replicator.trust.source_trust import HISTORY_FACTS, History, Rule
 from stigmem_replicator.trust.tenants import TenantPolicy
 
 INBOUND: Final = "inbound"
@@ -99,7 +99,6 @@ class StoredManifest:
 
     document: str
     updated_at: str
-    has_log_entry: bool
 
 
 def node_meta(connection: Connection, key: str) -> str:
@@ -279,15 +278,11 @@ def letter_usage(
 def manifest(connection: Connection, entity_uri: str) -> StoredManifest | None:
     """Return the stored manifest of an organisation."""
     row = connection.execute(
-        select(
-            FederationManifest.manifest_json,
-            FederationManifest.updated_at,
-            FederationManifest.log_entry_json,
-        ).where(FederationManifest.entity_uri == entity_uri)
+        select(FederationManifest.manifest_json, FederationManifest.updated_at).where(
+            FederationManifest.entity_uri == entity_uri
+        )
     ).first()
-    if row is None:
-        return None
-    return StoredManifest(row.manifest_json, row.updated_at, row.log_entry_json is not None)
+    return None if row is None else StoredManifest(row.manifest_json, row.updated_at)
 
 
 def trust_rules(connection: Connection) -> tuple[Rule, ...]:
@@ -317,11 +312,15 @@ def active_agents(connection: Connection) -> frozenset[str]:
 
 
 def source_history(connection: Connection, since_iso: str) -> Mapping[str, History]:
-    """Return how many facts of each source are no older than ``since_iso``, and failures."""
+    """Return how many facts of each source are no older than ``since_iso``, and failures.
+
+    Sources with fewer facts than make a history are left out: they score as unknown ones do.
+    """
     failures = func.sum(case((Fact.attested == 0, 1), else_=0))
     rows = connection.execute(
         select(Fact.source, func.count(), failures)
         .where(Fact.timestamp >= since_iso)
         .group_by(Fact.source)
+        .having(func.count() >= HISTORY_FACTS)
     )
     return {row[0]: History(row[1], row[2] or 0) for row in rows}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -25,7 +26,9 @@ from stigmem_replicator.replication.pacing import http_date_ms, retry_after_s
 from stigmem_replicator.transport import guard
 
 _ERROR_BODY_BYTES: Final = 4096
+_ERROR_BODY_SECONDS: Final = 1.0
 _MISDIRECTED: Final = 421
+_TOO_EARLY: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,8 @@ class PeerClient:
         )
 
     async def _body(self, response: httpx.Response) -> bytes:
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
+        encoding = response.headers.get("Content-Encoding", "")
+        if encoding.lower() not in ("", "identity"):
             url = f"{self._base_url}{response.url.path}"
             message = f"{url} came encoded as {printable(encoding, 20)}, unasked"
             raise TransientPeerError(Reason.MALFORMED_PAGE, message)
@@ -145,10 +148,12 @@ class PeerClient:
 
     async def _refuse(self, response: httpx.Response) -> NoReturn:
         body = b""
-        async for part in response.aiter_raw():
-            body += part[: _ERROR_BODY_BYTES - len(body)]
-            if len(body) >= _ERROR_BODY_BYTES:
-                break
+        # The status says it all; a body that is slow or breaks off must not change the reason.
+        with suppress(httpx.HTTPError), anyio.move_on_after(_ERROR_BODY_SECONDS):
+            async for part in response.aiter_raw():
+                body += part[: _ERROR_BODY_BYTES - len(body)]
+                if len(body) >= _ERROR_BODY_BYTES:
+                    break
         now_ms = self._clock.now_ms()
         wait_s = retry_after_s(
             response.headers.get("Retry-After"),
@@ -178,7 +183,7 @@ def failure_of_status(status: int, url: str, detail: str, wait_s: float) -> Repl
             f"{url} asked us to wait (HTTP {status}{said})",
             retry_after_s=wait_s,
         )
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TOO_EARLY:
         return TransientPeerError(
             Reason.SERVER_ERROR, f"{url} failed (HTTP {status}{said})", retry_after_s=wait_s
         )

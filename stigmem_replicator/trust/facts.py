@@ -6,6 +6,7 @@ Nothing here looks anything up: keys, policies, known rows and the time come in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +22,7 @@ from stigmem_replicator.protocol.envelope import (
 from stigmem_replicator.trust.keys import parse_time
 from stigmem_replicator.trust.tenants import Denied, TenantPolicy, local_tenant
 
-JUDGEMENT_VERSION: Final = 1
+JUDGEMENT_VERSION: Final = 2
 """Raised when a check changes, so that what was refused before is judged again."""
 
 _SHOWN_CHARACTERS: Final = 100
@@ -183,6 +184,10 @@ def _check_grant(entry: Entry, policy: FactPolicy) -> Reject | None:
 def _stored_text(fact: Fact) -> str | Reject:
     """Return the value text that the fact's content id stands for."""
     texts = cid.value_texts(fact.value_type, fact.value)
+    if fact.value_type == "number" and not _is_finite(fact.value):
+        # The node could not serve such a row again, and cannot be rid of it either.
+        detail = f"{fact.value!r:.40} is no number that a node can serve"
+        return Reject(Reason.NUMBER_NOT_REPRODUCIBLE, detail, {"stored_cid": _shown(fact.cid)})
     computed = [_content_id(fact, text) for text in texts]
     for text, candidate in zip(texts, computed, strict=True):
         if candidate == fact.cid:
@@ -195,6 +200,13 @@ def _stored_text(fact: Fact) -> str | Reject:
         detail = f"no text for the number {fact.value!r:.40} has this content id"
         return Reject(Reason.NUMBER_NOT_REPRODUCIBLE, detail, ids)
     return Reject(Reason.CID_MISMATCH, "the content id does not fit the fact", ids)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _content_id(fact: Fact, text: str) -> str:

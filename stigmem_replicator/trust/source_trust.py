@@ -13,7 +13,9 @@ from typing import Final
 
 OPEN_SCOPES: Final = frozenset({"public", "team"})
 
-_NEW_SOURCE_FACTS: Final = 10
+HISTORY_FACTS: Final = 10
+"""Facts below which a source has no history yet."""
+
 _ESTABLISHED_FACTS: Final = 100
 _FAILURE_RATE_HIGH: Final = 0.05
 
@@ -99,7 +101,7 @@ def _identity(inputs: TrustInputs, source: str) -> float:
 
 
 def _peer_history(history: History | None) -> float:
-    if history is None or history.total < _NEW_SOURCE_FACTS:
+    if history is None or history.total < HISTORY_FACTS:
         return 0.5
     rate = history.failures / history.total
     if history.total >= _ESTABLISHED_FACTS and rate == 0.0:

@@ -21,7 +21,7 @@ from tests.pages import misbehaviour
 from tests.pages.origin import now_ms
 from tests.pages.poison import DAY_MS, POISONS, collision, extended, of_stranger, poison, serve
 from tests.pages.receiver import Receiver
-from tests.pages.server import Behaviour, PageServer, honestly, limits_of
+from tests.pages.server import Behaviour, Exchange, PageServer, honestly, limits_of
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Cli, CliResult
@@ -913,3 +913,18 @@ def test_json_of_one_peer_and_of_all(
     assert every[second_server.node_id]["caught_up"] is False
     assert every[second_server.node_id]["error"].keys() == {"reason", "message", "hint"}
     assert every[second_server.node_id]["error"]["reason"] == "wrong_dialect"
+
+
+def test_a_refusal_counts_though_its_body_never_ends(
+    cli: Cli, adopted: Receiver, server: PageServer
+) -> None:
+    """The status and Retry-After of a refusal hold, however slow the text that comes with it."""
+
+    def slowly(exchange: Exchange) -> None:
+        exchange.head(429, {"Retry-After": "1800", "Content-Length": "1000"})
+        misbehaviour.hang(exchange)
+
+    server.script(slowly)
+    result = cli("pull", "--peer", server.node_id, db=adopted.database, check=False)
+    assert result.returncode == 5
+    assert "(throttled)" in result.stderr

@@ -439,7 +439,7 @@ async def test_a_lone_forgery_holds_the_stream_until_a_good_signature_follows(
 
 
 async def test_a_known_fact_proves_the_key_too(adopted: Receiver, server: PageServer) -> None:
-    """A node signs what it serves anew, so a known fact on the page tells whether the key is right."""
+    """What a node serves it signs anew, so a known fact tells whether the key is right."""
     server.origin.add_many(3)
     with engine_of(adopted) as engine:
         await engine.pull(server).run()

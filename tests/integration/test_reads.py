@@ -373,6 +373,6 @@ def test_trust_inputs_are_what_the_node_has(bare: Database) -> None:
             "agent:x": History(3, 1),
             "agent:y": History(1, 0),
         }
-        stored = reads.StoredManifest("{}", "then", has_log_entry=True)
+        stored = reads.StoredManifest("{}", "then")
         assert reads.manifest(connection, "https://b") == stored
         assert reads.manifest(connection, "https://c") is None

@@ -482,3 +482,14 @@ def test_skew_is_bounded_on_both_sides(
 def test_a_fact_without_a_clock_has_no_skew() -> None:
     """An entry without an HLC is admitted; it is stamped as an event of our own."""
     assert isinstance(verdict(raw_entry(fact={"hlc": None})), Admit)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "None"), (math.inf, "inf"), (10**390, "1" + "0" * 390)],
+    ids=["null", "infinity", "beyond a float"],
+)
+def test_a_number_that_no_node_can_serve_is_refused(value: float | None, text: str) -> None:
+    """A number without a finite value is refused although its signed content id fits its text."""
+    raw = raw_entry(value={"type": "number", "v": value}, value_text=text)
+    assert rejected(raw).reason is Reason.NUMBER_NOT_REPRODUCIBLE
