@@ -358,6 +358,7 @@ def test_trust_inputs_are_what_the_node_has(bare: Database) -> None:
         "failed": {"timestamp": "2026-01-02", "attested": 0},
         "good": {"timestamp": "2026-01-02", "attested": 1},
         "other": {"timestamp": "2026-01-02", "source": "agent:y"},
+        **{f"more-{number}": {"timestamp": "2026-01-03"} for number in range(7)},
     }
     for fact_id, changes in facts.items():
         add_fact(bare.path, fact_id, **changes)
@@ -370,8 +371,7 @@ def test_trust_inputs_are_what_the_node_has(bare: Database) -> None:
         assert proven == {"https://a": False, "https://b": True}
         assert reads.active_agents(connection) == {"agent:a"}
         assert reads.source_history(connection, "2026-01-01") == {
-            "agent:x": History(3, 1),
-            "agent:y": History(1, 0),
+            "agent:x": History(10, 1),
         }
         stored = reads.StoredManifest("{}", "then")
         assert reads.manifest(connection, "https://b") == stored
