@@ -1,3 +1,3 @@
-"""Replication of facts and tombstones from the peers of a Stigmem node into its database."""
+"""Replication for Stigmem nodes: pull, verify and store the facts of a node's peers."""
 
 __version__ = "0.1.0"
