@@ -184,15 +184,15 @@ def _check_grant(entry: Entry, policy: FactPolicy) -> Reject | None:
 def _stored_text(fact: Fact) -> str | Reject:
     """Return the value text that the fact's content id stands for."""
     texts = cid.value_texts(fact.value_type, fact.value)
+    computed = [_content_id(fact, text) for text in texts]
+    ids = {"stored_cid": _shown(fact.cid), "computed_cid": computed[0]}
     if fact.value_type == "number" and not _is_finite(fact.value):
         # The node could not serve such a row again, and cannot be rid of it either.
         detail = f"{fact.value!r:.40} is no number that a node can serve"
-        return Reject(Reason.NUMBER_NOT_REPRODUCIBLE, detail, {"stored_cid": _shown(fact.cid)})
-    computed = [_content_id(fact, text) for text in texts]
+        return Reject(Reason.NUMBER_NOT_REPRODUCIBLE, detail, ids)
     for text, candidate in zip(texts, computed, strict=True):
         if candidate == fact.cid:
             return text
-    ids = {"stored_cid": _shown(fact.cid), "computed_cid": computed[0]}
     if any(_legacy_content_id(fact, text) == fact.cid for text in texts):
         detail = "the content id is of wire version 1 (the origin was upgraded, this fact was not)"
         return Reject(Reason.CID_LEGACY, detail, ids)
