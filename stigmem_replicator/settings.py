@@ -74,13 +74,6 @@ class Settings:
         "what the node keeps its data in",
         node="STIGMEM_STORAGE_BACKEND",
     )
-    libsql_url: str = option(
-        "",
-        Text(),
-        "the node's libSQL server",
-        node="STIGMEM_LIBSQL_URL",
-        secret=True,  # it can carry a token
-    )
     at_rest_encryption: Encryption = option(
         "off",
         Choice("off", "on"),
@@ -147,12 +140,6 @@ class Settings:
         "YAML file of sources always or never trusted",
         node="STIGMEM_TRUST_RULES_FILE",
     )
-    quarantine_garden_id: str = option(
-        "",
-        Text(),
-        "id or slug of the garden that takes quarantined facts",
-        node="STIGMEM_QUARANTINE_GARDEN_ID",
-    )
     source_attestation_mode: AttestationMode = option(
         "off",
         Choice("off", "warn", "enforce"),
@@ -202,7 +189,7 @@ class Settings:
     # what is asked of a peer, and how long we wait for it
     page_size: int = option(500, Whole(1, 500), "entries asked for at a time")
     page_bytes_max: int = option(
-        32 * 2**20, Whole(2**16), "bytes of one answer, more is refused unread"
+        8 * 2**20, Whole(2**16), "bytes of one answer, more is refused unread"
     )
     connect_timeout_s: float = option(10.0, Number(0.1, 3600), "seconds to wait for a connection")
     read_timeout_s: float = option(30.0, Number(0.1, 3600), "seconds to wait for more of an answer")

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from stigmem_replicator.cli.context import confirm, opened, settings_of
-from stigmem_replicator.store import migrations
-from stigmem_replicator.store.engine import reading
+from stigmem_replicator.errors import PeerHeldError, Reason
+from stigmem_replicator.store import migrations, views
+from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store.locks import PeerLocks
 from stigmem_replicator.store.own_models import HEAD_REVISION
 
 app = typer.Typer(no_args_is_help=True, help="The replicator's own tables.")
@@ -44,5 +46,20 @@ def drop(
     with opened(settings_of(context)) as database:
         if not yes:
             confirm(f"Remove the replicator's tables, dead letters included, from {database.path}?")
-        dropped = migrations.drop(database)
+        with PeerLocks(database.path) as locks:
+            _hold_every_peer(database, locks)
+            dropped = migrations.drop(database)
     print("the tables are removed" if dropped else "there were no tables")
+
+
+def _hold_every_peer(database: Database, locks: PeerLocks) -> None:
+    """Make sure that nobody works on a peer: numbers begin anew after a drop."""
+    with reading(database) as connection:
+        numbers = views.peer_numbers(connection)
+    for node_id, number in numbers.items():
+        if not locks.take(number):
+            raise PeerHeldError(
+                Reason.PEER_HELD,
+                f"another process works on peer {node_id}",
+                hint="wait for it to end; nothing was removed",
+            )

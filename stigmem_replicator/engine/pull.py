@@ -38,7 +38,7 @@ from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import FACTS
 from stigmem_replicator.store.reads import PeerRow, StoredPosition
-from stigmem_replicator.store.records import Ending, Holder
+from stigmem_replicator.store.records import Ending, Holder, PeerState
 from stigmem_replicator.transport.client import Limits, PeerClient
 
 RETRIES: Final = 2
@@ -106,7 +106,7 @@ class Pull:
             if ending is not None:
                 await self._note(ending)
             raise
-        state = "idle" if isinstance(end, CaughtUp) else "catching_up"
+        state = PeerState.IDLE if isinstance(end, CaughtUp) else PeerState.CATCHING_UP
         await self._note(Ending(state, caught_up_ms=self._report.caught_up_ms))
 
     async def _note_wait(self, error: TransientPeerError) -> None:
@@ -297,7 +297,7 @@ def client_limits(settings: Settings) -> Limits:
 def ending_of(error: ReplicatorError, clock: Clock) -> Ending | None:
     """Return what a failure makes of the peer; None when it is not the peer's doing."""
     if isinstance(error, TransientPeerError):
-        state = "throttled" if error.reason is Reason.THROTTLED else "backing_off"
+        state = PeerState.THROTTLED if error.reason is Reason.THROTTLED else PeerState.BACKING_OFF
         not_before = clock.now_ms() + round(error.retry_after_s * 1000)
         return Ending(
             state,
@@ -306,7 +306,7 @@ def ending_of(error: ReplicatorError, clock: Clock) -> Ending | None:
             not_before_ms=not_before if error.retry_after_s else None,
         )
     if isinstance(error, PeerRefusedError | PeerBlockedError):
-        return Ending("blocked", error.reason.value, error.message)
+        return Ending(PeerState.BLOCKED, error.reason.value, error.message)
     return None
 
 

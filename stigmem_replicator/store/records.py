@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -33,6 +34,16 @@ CURSOR_MOVED: Final = "cursor_moved_elsewhere"
 CURSOR_RESET: Final = "cursor_reset"
 STATE_CHANGED: Final = "state_changed"
 FIRST_CONTACT: Final = "first_contact"
+
+
+class PeerState(StrEnum):
+    """How replication from a peer stands: one word in the table, the CLI and the JSON."""
+
+    CATCHING_UP = "catching_up"
+    IDLE = "idle"
+    THROTTLED = "throttled"
+    BACKING_OFF = "backing_off"
+    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,7 @@ class Ending:
     none did; ``not_before_ms`` is the moment before which the peer must not be asked.
     """
 
-    state: str
+    state: PeerState
     reason: str | None = None
     detail: str | None = None
     caught_up_ms: int | None = None

@@ -70,6 +70,14 @@ def peer_views(connection: Connection) -> dict[str, PeerView]:
     return {row.node_id: PeerView(*row[1:]) for row in rows}
 
 
+def peer_numbers(connection: Connection) -> dict[str, int]:
+    """Return the number by which each peer is locked, by node id."""
+    if not reads.has_own_tables(connection):
+        return {}
+    rows = connection.execute(select(PeerStatus.node_id, PeerStatus.number))
+    return {row.node_id: row.number for row in rows}
+
+
 def events(connection: Connection, node_id: str) -> list[EventView]:
     """Return the events of a peer, newest first."""
     if not reads.has_own_tables(connection):

@@ -647,3 +647,21 @@ def test_no_dead_letter_speaks_to_the_terminal(
         result = here(*command, db=adopted.database)
         assert (result.code, result.stderr) == (0, "")
         assert all(line.isprintable() for line in result.stdout.split("\n")), repr(result.stdout)
+
+
+def test_tables_in_use_are_not_dropped(
+    here: Here, start: Start, adopted: Receiver, server: PageServer
+) -> None:
+    """`db drop` beside a running pull removes nothing and is exit 8."""
+    server.origin.add_many(1)
+    held = server.hold()
+    running = start("pull", "--peer", server.node_id, db=adopted.database)
+    held.wait()
+    try:
+        result = here("db", "drop", "--yes", db=adopted.database)
+    finally:
+        held.let_go()
+        running.end()
+    assert result.code == 8
+    assert "(peer_held)" in result.stderr
+    assert len(adopted.assert_clean(server).admitted) == 1

@@ -13,7 +13,7 @@ from stigmem_replicator.store import migrations, positions, reads, records, view
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.own_models import FACTS
 from stigmem_replicator.store.reads import CursorRow
-from stigmem_replicator.store.records import Ending, Holder
+from stigmem_replicator.store.records import Ending, Holder, PeerState
 from stigmem_replicator.trust.keys import parse_manifest
 from tests.integration.world import (
     PEER,
@@ -131,7 +131,7 @@ def events(database: Database) -> list[tuple[str, str, dict[str, Any]]]:
 def test_a_pull_that_caught_up_leaves_an_idle_peer(database: Database, clock: FakeClock) -> None:
     """Its times are noted and its failures forgotten."""
     run(database.path, "UPDATE replicator_peers SET failures = 3, not_before_ms = 9")
-    end(database, clock, Ending("idle", caught_up_ms=NOW_MS - 5))
+    end(database, clock, Ending(PeerState.IDLE, caught_up_ms=NOW_MS - 5))
     row = status(database)
     assert (row["state"], row["failures"], row["not_before_ms"]) == ("idle", 0, None)
     assert (row["caught_up_ms"], row["last_success_ms"]) == (NOW_MS - 5, NOW_MS - 5)
@@ -141,9 +141,11 @@ def test_a_failure_is_counted_and_keeps_when_it_was_caught_up(
     database: Database, clock: FakeClock
 ) -> None:
     """Reason, detail and the peer's wish to be left alone are kept; the last success stays."""
-    end(database, clock, Ending("idle", caught_up_ms=NOW_MS))
+    end(database, clock, Ending(PeerState.IDLE, caught_up_ms=NOW_MS))
     clock.advance(60)
-    throttled = Ending("throttled", "throttled", "asked us to wait", not_before_ms=NOW_MS + 10**6)
+    throttled = Ending(
+        PeerState.THROTTLED, "throttled", "asked us to wait", not_before_ms=NOW_MS + 10**6
+    )
     end(database, clock, throttled)
     end(database, clock, throttled)
     row = status(database)
@@ -160,11 +162,11 @@ def test_a_failure_is_counted_and_keeps_when_it_was_caught_up(
 def test_only_changes_of_state_are_events(database: Database, clock: FakeClock) -> None:
     """The same ending again is no news; another reason is."""
     for ending in (
-        Ending("idle", caught_up_ms=NOW_MS),
-        Ending("idle", caught_up_ms=NOW_MS),
-        Ending("backing_off", "timeout", "slow"),
-        Ending("backing_off", "timeout", "slow again"),
-        Ending("backing_off", "unreachable"),
+        Ending(PeerState.IDLE, caught_up_ms=NOW_MS),
+        Ending(PeerState.IDLE, caught_up_ms=NOW_MS),
+        Ending(PeerState.BACKING_OFF, "timeout", "slow"),
+        Ending(PeerState.BACKING_OFF, "timeout", "slow again"),
+        Ending(PeerState.BACKING_OFF, "unreachable"),
     ):
         end(database, clock, ending)
     assert [

@@ -20,7 +20,7 @@ NODE_ENV_FILE = """
 # a comment
 export STIGMEM_TRUST_MODE='strict'  # why
 STIGMEM_NODE_URL="https://node.example"
-STIGMEM_QUARANTINE_GARDEN_ID
+STIGMEM_TRUST_RULES_FILE
 UNRELATED=1
 stigmem_log_level=WARNING
 STIGMEM_REPLICATOR_PAGE_SIZE=7
@@ -159,7 +159,7 @@ def test_env_file_is_read_as_the_node_reads_it(tmp_path: Path) -> None:
     settings = load({}, {}, cwd=tmp_path)
     assert settings.trust_mode == "strict"
     assert settings.node_url == "https://node.example"
-    assert settings.quarantine_garden_id == ""
+    assert settings.trust_rules_file is None
     assert settings.log_level == "warning"
     assert settings.page_size == 7
 
@@ -309,7 +309,6 @@ def test_secrets_never_show(tmp_path: Path) -> None:
     environ: Mapping[str, str] = {
         "STIGMEM_FEDERATION_PUBKEY": PUBLIC,
         "STIGMEM_FEDERATION_PRIVKEY": PRIVATE,
-        "STIGMEM_LIBSQL_URL": "libsql://x?authToken=hush",
         "STIGMEM_REPLICATOR_DATABASE": "postgresql://node:hush@db.example/x?sslpassword=hush&a=b",
     }
     settings = load({}, environ, cwd=tmp_path)
