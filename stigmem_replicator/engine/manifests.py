@@ -32,6 +32,8 @@ from stigmem_replicator.trust.keys import (
 PATH: Final = "/.well-known/stigmem-manifest.json"
 ANSWER_SECONDS: Final = 10.0
 BODY_BYTES: Final = 1 << 20
+DETAIL_CHARACTERS: Final = 300
+"""How much of a reason is shown, which may hold words of the peer."""
 RETRY_SECONDS: Final = 60.0
 """A manifest is fetched at most this often, whatever the cause."""
 
@@ -65,7 +67,10 @@ class SenderKeys:
             try:
                 manifest = await self._refresh(stored, manifest)
             except (ReplicatorError, ManifestError) as error:
-                self._log.warning("federation.manifest.refresh_failed", detail=str(error))
+                self._log.warning(
+                    "federation.manifest.refresh_failed",
+                    detail=printable(str(error), DETAIL_CHARACTERS),
+                )
         if manifest.expired(now):
             raise self._unresolvable(f"its manifest expired at {manifest.expires_at}")
         return self._keys(manifest)
@@ -177,7 +182,8 @@ class SenderKeys:
     def _unresolvable(self, why: str) -> PeerBlockedError:
         return PeerBlockedError(
             Reason.ORIGIN_UNRESOLVABLE,
-            f"the keys of peer {self._peer.node_id} cannot be told: {why}",
+            f"the keys of peer {self._peer.node_id} cannot be told: "
+            f"{printable(why, DETAIL_CHARACTERS)}",
             hint="the peer publishes its manifest; then approve it again with trust_mode not off",
         )
 
@@ -186,7 +192,8 @@ class SenderKeys:
         known = ", ".join(sorted(fingerprint(key)[:23] for key in before))
         return PeerBlockedError(
             Reason.KEY_CHANGED,
-            f"peer {self._peer.node_id} no longer signs with a key that this node accepted: {why}",
+            f"peer {self._peer.node_id} no longer signs with a key that this node accepted: "
+            f"{printable(why, DETAIL_CHARACTERS)}",
             hint=f"accepted: {known}…; ask the peer's operator whether its key changed, "
             "and approve the peer again if it did",
         )
