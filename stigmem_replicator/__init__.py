@@ -1,3 +1,3 @@
-"""Replication for Stigmem nodes: pull, verify and store the facts of a node's peers."""
+"""Replication of facts between Stigmem nodes, as a command line; the daemon is to come."""
 
 __version__ = "0.1.0"

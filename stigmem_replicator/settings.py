@@ -38,6 +38,10 @@ from stigmem_replicator.settings_values import (
 
 DEFAULT_ORIGIN = "default"
 
+# Longer spans are refused, since from some length on no calendar can subtract them.
+_CENTURY_HOURS = 100 * 365 * 24
+_CENTURY_S = _CENTURY_HOURS * 3600
+
 TrustMode = Literal["relaxed", "off", "strict"]
 AttestationMode = Literal["off", "warn", "enforce"]
 Encryption = Literal["off", "on"]
@@ -173,7 +177,7 @@ class Settings:
     )
     key_rotation_grace_hours: int = option(
         168,
-        Whole(0),
+        Whole(0, _CENTURY_HOURS),
         "hours that a peer's previous key is still accepted after a rotation",
         node="STIGMEM_FEDERATION_KEY_ROTATION_GRACE_HOURS",
     )
@@ -198,7 +202,7 @@ class Settings:
         10.0, Number(0.0, 3600), "seconds that are read again, for what the peer committed late"
     )
     manifest_refresh_s: int = option(
-        86_400, Whole(60), "seconds after which a peer's manifest is fetched again"
+        86_400, Whole(60, _CENTURY_S), "seconds after which a peer's manifest is fetched again"
     )
     backoff_base_s: float = option(1.0, Number(0.1, 3600), "wait after a first failure, in seconds")
     backoff_factor: float = option(2.0, Number(1.0, 10), "growth of the wait with each failure")

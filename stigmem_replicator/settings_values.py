@@ -27,8 +27,9 @@ _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 _KEY_BYTES = 32
 _SQLITE_URL = re.compile(r"sqlite(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
-_URL_PASSWORD = re.compile(r"(://[^:/?#]*:)[^/?#]*@")
-_QUERY_PASSWORD = re.compile(r"([?&](?:ssl)?password=)[^&#]*")
+# A password may hold any character unescaped, so a URL is hidden up to its last @.
+_URL_USER = re.compile(r"(://).*@", re.DOTALL)
+_QUERY_SECRET = re.compile(r"([?&;][^=&;]*(?:pass|token|key|secret)[^=&;]*=)[^&]*", re.IGNORECASE)
 
 
 class Kind(Protocol[T_co]):
@@ -133,7 +134,10 @@ class Number:
         del base
         if isinstance(raw, bool) or not isinstance(raw, int | float | str):
             raise ValueError  # noqa: TRY004 as above
-        value = float(raw)
+        try:
+            value = float(raw)
+        except OverflowError:
+            raise ValueError from None
         if not math.isfinite(value):
             raise ValueError
         _check_bounds(value, self.least, self.most)
@@ -231,15 +235,15 @@ def own_variable(name: str) -> str:
 
 
 def shown(definition: Definition, value: object) -> str:
-    """Return a value as it may be shown to people: nothing of a secret, no password of a URL."""
+    """Return a value as it may be shown to people: nothing of a secret, none in a URL."""
     if value is None or value == "":
         return ""
     if definition.secret:
         return HIDDEN
     if isinstance(value, bool):
         return str(value).lower()
-    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}@", str(value))
-    return _QUERY_PASSWORD.sub(rf"\1{HIDDEN}", text)
+    text = _URL_USER.sub(rf"\1{HIDDEN}@", str(value))
+    return _QUERY_SECRET.sub(rf"\1{HIDDEN}", text)
 
 
 def _text(raw: object) -> str:

@@ -13,6 +13,7 @@ from stigmem_replicator import __version__
 from stigmem_replicator.cli import config, cursor, db, dead_letters, peers, pull, render
 from stigmem_replicator.cli.context import Invocation
 from stigmem_replicator.errors import ExitCode, ReplicatorError
+from stigmem_replicator.observe.log import printable_lines
 
 app = typer.Typer(
     name="stigmem-replicate",
@@ -87,6 +88,7 @@ def run() -> int:
         sys.stdout = None
         return ExitCode.DONE
     except Exception as error:  # noqa: BLE001 - the last resort of the program
-        traceback.print_exc()
-        print(f"stigmem-replicate: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print(printable_lines(traceback.format_exc()), file=sys.stderr, end="")
+        line = f"stigmem-replicate: unexpected {type(error).__name__}: {error}"
+        print(render.clean(line), file=sys.stderr)
         return ExitCode.UNEXPECTED

@@ -35,10 +35,12 @@ def list_letters(
     """List refused entries, the last seen first."""
     with opened(settings_of(context)) as database, reading(database) as connection:
         node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
-        found = views.letters(connection, node_id=node_id, reason=reason, limit=limit + 1)
+        found = views.letters(
+            connection, node_id=node_id, reason=reason, limit=limit + 1, payloads=False
+        )
     more, found = len(found) > limit, found[:limit]
     if as_json:
-        print(render.document([{**asdict(letter), "payload": None} for letter in found]))
+        print(render.document([asdict(letter) for letter in found]))
         return
     if not found:
         print("nothing was refused")

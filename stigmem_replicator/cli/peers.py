@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="The node's peers and how each stan
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 NEVER_PULLED = "never pulled"
+SHOWN_EVENTS = 50
 
 
 def _state(peer: PeerRow, view: PeerView | None) -> str:
@@ -75,7 +76,7 @@ def show(
     with opened(settings_of(context)) as database, reading(database) as connection:
         found = find_peer(reads.peers(connection), peer)
         view = views.peer_views(connection).get(found.node_id)
-        events = views.events(connection, found.node_id)
+        events = views.events(connection, found.node_id, SHOWN_EVENTS)
         stored = reads.stored_position(connection, found, FACTS)
     if as_json:
         shown = _document(found, view)

@@ -86,7 +86,7 @@ async def _show_bars(console: Console, outcomes: Sequence[Outcome], clock: Clock
                 if not outcome.began:
                     continue
                 if number not in shown:
-                    name = outcome.peer.node_id.rsplit(":", 1)[-1][:8]
+                    name = render.clean(outcome.peer.node_id.rsplit(":", 1)[-1][:8])
                     shown[number] = bars.add_task(name, total=None, told="")
                 done, total = outcome.share(clock.now_ms()) or (0, None)
                 told = _told(outcome, clock)

@@ -95,11 +95,11 @@ def file_rules(path: Path | None) -> tuple[Rule, ...]:
         )
     except (
         OSError,
-        UnicodeDecodeError,
         yaml.YAMLError,
         AttributeError,
         KeyError,
         TypeError,
+        ValueError,
     ) as error:
         raise LocalError(
             Reason.CONFIGURATION_INVALID,

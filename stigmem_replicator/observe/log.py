@@ -16,13 +16,18 @@ import structlog
 
 def configure(level: str, *, terminal: bool) -> None:
     """Set up logging for this process; ``level`` is a name such as ``info``."""
+    # A plain traceback: structlog's own for terminals shows the values of variables, keys included.
     renderer: Any = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _clean_traceback,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -30,6 +35,15 @@ def configure(level: str, *, terminal: bool) -> None:
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _clean_traceback(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Take from a traceback what an exception's message may hold of a peer."""
+    if "exception" in event:
+        event["exception"] = printable_lines(event["exception"])
+    return event
 
 
 def logger(**bound: object) -> structlog.typing.FilteringBoundLogger:
@@ -42,3 +56,8 @@ def printable(text: str, characters: int = 120) -> str:
     """Return a text of foreign origin without control characters, cut to a length."""
     clean = "".join(char if char.isprintable() else " " for char in text)
     return clean if len(clean) <= characters else clean[: characters - 1] + "…"
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, such as a traceback, without control characters in them."""
+    return "\n".join(printable(line, len(line)) for line in text.split("\n"))

@@ -299,10 +299,9 @@ def trust_rules(connection: Connection) -> tuple[Rule, ...]:
 
 def proven_organisations(connection: Connection) -> dict[str, bool]:
     """Return the organisations with a manifest, and whether it has a transparency-log proof."""
-    rows = connection.execute(
-        select(FederationManifest.entity_uri, FederationManifest.log_entry_json)
-    )
-    return {row.entity_uri: row.log_entry_json is not None for row in rows}
+    proven = FederationManifest.log_entry_json.is_not(None)
+    rows = connection.execute(select(FederationManifest.entity_uri, proven))
+    return {row[0]: bool(row[1]) for row in rows}
 
 
 def active_agents(connection: Connection) -> frozenset[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, null, select
 
 from stigmem_replicator.store import reads
 from stigmem_replicator.store.own_models import DeadLetter, Event, PeerStatus
@@ -47,7 +47,7 @@ class EventView:
 
 @dataclass(frozen=True, slots=True)
 class LetterView:
-    """One dead letter; ``payload`` is the entry as it was served, None when it was dropped."""
+    """One dead letter; ``payload`` is the entry as it was served, None when not at hand."""
 
     node_id: str
     stream: str
@@ -78,14 +78,15 @@ def peer_numbers(connection: Connection) -> dict[str, int]:
     return {row.node_id: row.number for row in rows}
 
 
-def events(connection: Connection, node_id: str) -> list[EventView]:
-    """Return the events of a peer, newest first."""
+def events(connection: Connection, node_id: str, limit: int | None = None) -> list[EventView]:
+    """Return the events of a peer, newest first, at most ``limit``."""
     if not reads.has_own_tables(connection):
         return []
     rows = connection.execute(
         select(Event.at_ms, Event.event, Event.actor, Event.detail)
         .where(Event.node_id == node_id)
         .order_by(Event.id.desc())
+        .limit(limit)
     )
     return [EventView(*row) for row in rows]
 
@@ -98,11 +99,18 @@ def letters(
     status: str | None = None,
     entry_id: str | None = None,
     limit: int | None = None,
+    payloads: bool = True,
 ) -> list[LetterView]:
-    """Return dead letters, the last seen first, narrowed by whatever is given."""
+    """Return dead letters, the last seen first, narrowed by whatever is given.
+
+    Without ``payloads`` their content, which may be large, is not read.
+    """
     if not reads.has_own_tables(connection):
         return []
-    columns = [getattr(DeadLetter, name) for name in LetterView.__dataclass_fields__]
+    columns = [
+        null() if name == "payload" and not payloads else getattr(DeadLetter, name)
+        for name in LetterView.__dataclass_fields__
+    ]
     query = select(*columns).order_by(DeadLetter.last_seen_at_ms.desc(), DeadLetter.entry_id)
     for column, wanted in (
         (DeadLetter.node_id, node_id),

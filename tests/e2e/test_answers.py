@@ -89,6 +89,8 @@ UNUSABLE: dict[int, list[tuple[Behaviour, str, str]]] = {
         (misbehaviour.cut_off, "unreachable", "backing_off"),
         (misbehaviour.slammed, "unreachable", "backing_off"),
         (misbehaviour.status(500), "server_error", "backing_off"),
+        (misbehaviour.status(408), "server_error", "backing_off"),
+        (misbehaviour.status(425), "server_error", "backing_off"),
         (misbehaviour.status(429), "throttled", "throttled"),
         (misbehaviour.status(503), "throttled", "throttled"),
     ],
@@ -916,15 +918,33 @@ def test_json_of_one_peer_and_of_all(
 
 
 def test_a_refusal_counts_though_its_body_never_ends(
-    cli: Cli, adopted: Receiver, server: PageServer
+    cli: Cli, adopted: Receiver, server: PageServer, tmp_path: Path
 ) -> None:
-    """The status and Retry-After of a refusal hold, however slow the text that comes with it."""
+    """The status and Retry-After of a refusal hold, though its text outlasts page_timeout_s."""
 
     def slowly(exchange: Exchange) -> None:
         exchange.head(429, {"Retry-After": "1800", "Content-Length": "1000"})
         misbehaviour.hang(exchange)
 
     server.script(slowly)
-    result = cli("pull", "--peer", server.node_id, db=adopted.database, check=False)
+    config = config_file(tmp_path, page_timeout_s=0.5)
+    words = ("--config", config, "pull", "--peer", server.node_id)
+    result = cli(*words, db=adopted.database, check=False)
     assert result.returncode == 5
     assert "(throttled)" in result.stderr
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity"])
+def test_a_body_that_says_it_is_not_encoded_is_read(
+    cli: Cli, adopted: Receiver, server: PageServer, encoding: str
+) -> None:
+    """An encoding that is none, in any case of letters, is as good as no header."""
+    server.origin.add_many(2)
+
+    def named(exchange: Exchange) -> None:
+        exchange.send(*exchange.honest(), headers={"Content-Encoding": encoding})
+
+    server.always = named
+    pull_all_new(cli, adopted)
+    assert len(adopted.assert_clean(server).admitted) == 2

@@ -25,6 +25,7 @@ import typer
 from stigmem_replicator import __version__
 from stigmem_replicator.cli.app import app
 from stigmem_replicator.cli.app import run as run_app
+from stigmem_replicator.engine.pull import Pull
 from stigmem_replicator.settings import DEFINITIONS
 from tests.pages.origin import Origin, now_ms
 from tests.pages.poison import poison, serve
@@ -310,6 +311,8 @@ def test_strict_trust_is_not_supported(here: Here, bare_receiver: Receiver) -> N
         "pull --all --max-pages many",
         "pull --all --wait -1",
         "pull --all --wait soon",
+        "pull --all --wait nan",
+        "pull --all --wait inf",
         "pull --all extra",
         "pull --peer",
         "pull --everything",
@@ -363,6 +366,29 @@ def test_a_configuration_that_does_not_fit(
         "configuration_invalid", 3
     )
     assert named in line
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "always_trust: 5",
+        "always_trust: [5]",
+        "never_trust: x",
+        "- 5",
+        "always_trust: [{}]",
+        "always_trust: 2026-99-99",
+    ],
+)
+def test_trust_rules_that_do_not_read(
+    here: Here, adopted: Receiver, server: PageServer, tmp_path: Path, rules: str
+) -> None:
+    """A trust rules file of another shape is exit 3 and named, and nothing is pulled."""
+    path = tmp_path / "rules.yml"
+    path.write_text(rules)
+    env = {"STIGMEM_TRUST_RULES_FILE": str(path)}
+    line = here("pull", "--all", db=adopted.database, env=env).failed("configuration_invalid", 3)
+    assert str(path) in line
+    assert server.requests == []
 
 
 def test_a_configuration_file_that_is_not_there(here: Here, tmp_path: Path) -> None:
@@ -523,6 +549,46 @@ def test_a_peer_whose_row_does_not_read(here: Here, adopted: Receiver, server: P
     shown = here("peers", "show", server.node_id, db=adopted.database)
     assert (shown.code, shown.stderr) == (0, "")
     assert re.search(r"scopes +none", shown.stdout)
+
+
+def test_a_peer_shows_its_last_events(here: Here, adopted: Receiver, server: PageServer) -> None:
+    """Of what happened with a peer the newest 50 events are shown."""
+    for _ in range(52):
+        here("cursor", "reset", "--peer", server.node_id, "--yes", db=adopted.database)
+    assert len(adopted.events(server)) == 52
+    words = ("peers", "show", server.node_id)
+    assert here(*words, db=adopted.database).stdout.count("cursor_reset") == 50
+    document = json.loads(here(*words, "--json", db=adopted.database).stdout)
+    assert len(document["events"]) == 50
+
+
+def test_a_mistake_with_one_peer_does_not_end_the_others(
+    here: Here, adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unexpected error is its peer's alone: exit 1, one line, a traceback only for debug."""
+    server.origin.add()
+    other = "stigmem:node:mistaken"
+    adopted.register(other, "http://127.0.0.1:2")
+    run = Pull.run
+
+    async def mistaken(self: Pull) -> None:
+        seed = "the-seed-of-a-key"
+        if self._peer.node_id == other:
+            raise RuntimeError(seed[:3] + "\x1b[2J")
+        await run(self)
+
+    monkeypatch.setattr(Pull, "run", mistaken)
+    line = here("pull", "--all", db=adopted.database).failed("unexpected", 1)
+    assert other in line
+    assert "RuntimeError" in line
+    assert len(adopted.assert_clean(server).admitted) == 1
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=terminal: shown)
+        result = here("--log-level", "debug", "pull", "--peer", other, db=adopted.database)
+        assert result.code == 1
+        assert "Traceback" in result.stderr
+        assert "the-seed-of-a-key" not in result.stderr
+        assert "\x1b[2J" not in result.stderr
 
 
 # --- cursors

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from stigmem_replicator.cli import render
+from stigmem_replicator.cli import progress, render
+from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import LocalError, Reason, TransientPeerError
 from stigmem_replicator.replication.plan import Counts
@@ -196,3 +201,30 @@ def test_a_document_is_for_machines() -> None:
 def test_a_pull_that_took_no_time_has_a_rate() -> None:
     """No duration divides by zero."""
     assert render.progress(report(), 0.0).endswith("new/s")
+
+
+def test_words_of_a_peer_do_not_speak_to_a_terminal() -> None:
+    """Control characters, turns of the writing direction and line breaks become blanks."""
+    assert render.clean("a\x1b[2Jb\x9bc\u202ed\ne\ud800") == "a [2Jb c d e "
+    error = TransientPeerError(Reason.TIMEOUT, "slow\x1b[2J")
+    assert render.failure(error).isprintable()
+
+
+def test_a_bar_shows_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that looks like markup is shown as it is, and one with an escape without it."""
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=200, stderr=True)
+    monkeypatch.setattr(progress, "Console", lambda **_: console)
+    outcomes = [
+        progress.Outcome(replace(PEER, node_id=node_id), began=1.0)
+        for node_id in ("stigmem:node:[/x]", "stigmem:node:\x1b[2Jab")
+    ]
+
+    async def briefly() -> None:
+        with anyio.move_on_after(0.3):
+            await progress.show(outcomes, SystemClock())
+
+    anyio.run(briefly)
+    assert "[/x]" in shown.getvalue()
+    assert " [2Jab" in shown.getvalue()
+    assert "\x1b[2Jab" not in shown.getvalue()

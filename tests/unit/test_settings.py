@@ -315,11 +315,45 @@ def test_secrets_never_show(tmp_path: Path) -> None:
     described = {row.name: row.value for row in settings.describe()}
     assert described["federation_privkey"] == "***"
     assert described["federation_pubkey"] == PUBLIC
-    assert described["database"] == "postgresql://node:***@db.example/x?sslpassword=***&a=b"
+    assert described["database"] == "postgresql://***@db.example/x?sslpassword=***&a=b"
     for text in (repr(settings), str(settings), repr(settings.describe())):
         assert PRIVATE not in text
         assert "hush" not in text
     assert "federation_privkey=''" in repr(Settings())
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("pg://hush@db/x", "pg://***@db/x"),
+        ("pg://me:hu/sh?hu#sh@hush@db/x", "pg://***@db/x"),
+        ("libsql://db?authToken=hush&a=b", "libsql://db?authToken=***&a=b"),
+        ("pg://db?a=b&API_KEY=hu#sh&x_secret=hush", "pg://db?a=b&API_KEY=***&x_secret=***"),
+        ("pg://db/x?a=b", "pg://db/x?a=b"),
+    ],
+)
+def test_no_secret_of_a_url_shows(url: str, expected: str, tmp_path: Path) -> None:
+    """Who logs in is hidden up to the last @, and so is each value of a key that sounds secret."""
+    (value,) = [
+        row.value
+        for row in load({"database": url}, {}, cwd=tmp_path).describe()
+        if row.name == "database"
+    ]
+    assert value == expected
+
+
+@pytest.mark.parametrize("name", ["key_rotation_grace_hours", "manifest_refresh_s"])
+def test_spans_that_no_calendar_can_subtract_are_refused(name: str, tmp_path: Path) -> None:
+    """A span may be a hundred years at most."""
+    message = refused(tmp_path, **{f"STIGMEM_REPLICATOR_{name.upper()}": str(10**10)})
+    assert message.startswith(name)
+
+
+def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
+    """A whole number of TOML has no bound of its own."""
+    config = write(tmp_path / "replicator.toml", f"overlap_s = 1{'0' * 400}\n")
+    with pytest.raises(LocalError, match="must be"):
+        load({}, {}, config_file=config, cwd=tmp_path)
 
 
 def test_settings_cannot_be_changed() -> None:
