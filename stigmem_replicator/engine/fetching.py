@@ -65,7 +65,7 @@ class FactSource:
 
     def _decode(self, got: HttpAnswer, limit: int) -> Page:
         try:
-            page = envelope.decode_page(got.body)
+            page = envelope.decode_page(got.body, limit)
         except PageError as error:
             message = f"peer {self._peer.node_id} sent no usable page: {error}"
             if error.reason is Reason.WRONG_DIALECT:

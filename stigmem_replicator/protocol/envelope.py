@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +24,11 @@ INTERPRETATIONS: Final = frozenset({"content", "instruction"})
 
 _CURSOR_CHARACTERS: Final = 256
 _INTEGER_DIGITS: Final = 400
+_OPENINGS_PER_ENTRY: Final = 256
+_OPENINGS_SPARE: Final = 1024
+_QUOTE: Final = ord('"')
+# A string as far as it goes (it never gives back, so no body takes long), or an opening.
+_STRING_OR_OPENING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{\[]', re.DOTALL)
 _ENTRY_ID_CHARACTERS: Final = 256
 
 
@@ -101,12 +107,20 @@ def _no_constant(name: str) -> float:
     raise ValueError(message)
 
 
-def decode_page(body: bytes) -> Page:
+def decode_page(body: bytes, entries_max: int | None = None) -> Page:
     """Decode the body of an answer.
+
+    ``entries_max`` is how many entries were asked for: a body with far more objects and lists
+    than those can hold would take many times its size in memory, and is refused unread.
 
     Raises :class:`PageError` with ``malformed_page`` when the body is not the JSON of a page,
     and with ``wrong_dialect`` when it is a page of another wire version.
     """
+    if entries_max is not None:
+        most = _OPENINGS_PER_ENTRY * max(entries_max, 1) + _OPENINGS_SPARE
+        if _opens_more(body, most):
+            message = f"the body holds more than {most} objects and lists"
+            raise PageError(Reason.MALFORMED_PAGE, message)
     try:
         document = json.loads(body, parse_int=_bounded_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -130,6 +144,21 @@ def decode_page(body: bytes) -> Page:
         message = f"cursor has more than {_CURSOR_CHARACTERS} characters"
         raise PageError(Reason.MALFORMED_PAGE, message)
     return Page(entries=tuple(document["facts"]), cursor=cursor, has_more=has_more)
+
+
+def _opens_more(body: bytes, most: int) -> bool:
+    if body.count(b"{") + body.count(b"[") <= most:
+        return False
+    # Texts may hold any number of them, so count again without those.  Where there are zero
+    # bytes it is not UTF-8 JSON, and a quote byte need not be a quote.
+    if b"\0" in body:
+        return True
+    found = 0
+    for match in _STRING_OR_OPENING.finditer(body):
+        found += body[match.start()] != _QUOTE
+        if found > most:
+            return True
+    return False
 
 
 def _describe(error: BaseException) -> str:
@@ -255,7 +284,7 @@ def _decode_fact(fact: dict[str, Any]) -> Fact:
         message = f"fact.value.type {value_type[:40]!r} is unknown"
         raise _FieldError(message)
     clock = _optional_text(fact, "hlc")
-    if clock is not None and hlc.wall_ms(clock) is None:
+    if clock is not None and not hlc.fits_wire(clock):
         message = f"fact.hlc {clock[:40]!r} does not parse"
         raise _FieldError(message)
     interpret_as = (

@@ -14,6 +14,8 @@ from typing import Final, Literal
 
 # 18 digits always fit a signed 64-bit column, and no clock needs more.
 _HLC: Final = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?")
+# A peer's counter is shorter than ours may be: whatever follows one still reads back.
+_WIRE_COUNTER_DIGITS: Final = 12
 
 Skew = Literal["future", "past"]
 
@@ -40,6 +42,12 @@ def parse(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"not an HLC: {text[:40]!r}")
     return int(match[1]), int(match[2] or 0)
+
+
+def fits_wire(text: str) -> bool:
+    """Say whether the text is an HLC whose counter a peer may send: at most 12 digits."""
+    match = _HLC.fullmatch(text)
+    return match is not None and len(match[2] or "") <= _WIRE_COUNTER_DIGITS
 
 
 def wall_ms(text: str) -> int | None:

@@ -17,6 +17,7 @@ ROWS_MIN: Final = 20
 ROWS_MAX: Final = 2_000
 ROWS_START: Final = 200
 WAIT_MIN_S: Final = 0.1
+_SECONDS_DIGITS: Final = 12
 UNCOUNTED_IN_BURSTS: Final = frozenset(
     {Reason.CID_LEGACY, Reason.HLC_SKEW, Reason.SCOPE_NOT_PERMITTED}
 )
@@ -49,7 +50,8 @@ def retry_after_s(header: str | None, date_ms: int | None, now_ms: int, cap_s: f
         return 0.0
     text = header.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:12]), cap_s)
+        digits = text.lstrip("0") or "0"
+        return cap_s if len(digits) > _SECONDS_DIGITS else min(float(digits), cap_s)
     until = http_date_ms(text)
     if until is None:
         return 0.0

@@ -101,12 +101,14 @@ class PeerClient:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         sent_at_ms, began = self._clock.now_ms(), self._clock.monotonic()
         try:
-            with anyio.fail_after(self._limits.answer_s):
+            with anyio.fail_after(self._limits.answer_s) as limit:
                 async with self._http.stream(
                     "GET", url, params=dict(query or {}), headers=headers
                 ) as response:
                     answered = self._clock.monotonic()
                     if response.status_code != HTTPStatus.OK:
+                        # Its own, shorter limit must be the one that ends the error's body.
+                        limit.deadline += 2 * _ERROR_BODY_SECONDS
                         await self._refuse(response)
                     body = await self._body(response)
         except TimeoutError as error:

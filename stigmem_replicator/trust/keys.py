@@ -16,6 +16,7 @@ from stigmem_replicator.protocol.signatures import canonical_json, verifies
 
 VALIDITY_MAX: Final = timedelta(days=730)
 ROTATIONS_MAX: Final = 100
+_SHOWN_CHARACTERS: Final = 100
 
 
 class ManifestError(ValueError):
@@ -158,16 +159,16 @@ def follows(new: Manifest, stored: Manifest) -> None:
     key id twice, and end at the new manifest's key.  Raises :class:`ManifestError`.
     """
     if new.entity_uri != stored.entity_uri:
-        raise ManifestError(f"it is the manifest of {new.entity_uri}")
+        raise ManifestError(f"it is the manifest of {_shown(new.entity_uri)}")
     if (new.key_id, new.public_key) == (stored.key_id, stored.public_key):
         return
     key_id, key, seen = stored.key_id, stored.public_key, {stored.key_id}
     steps = _steps_from(new.rotations, stored.key_id)
     for step in steps:
         if step.previous_key_id != key_id:
-            raise ManifestError(f"its rotation chain has a gap after key {key_id}")
+            raise ManifestError(f"its rotation chain has a gap after key {_shown(key_id)}")
         if step.new_key_id in seen:
-            raise ManifestError(f"its rotation chain uses key {step.new_key_id} twice")
+            raise ManifestError(f"its rotation chain uses key {_shown(step.new_key_id)} twice")
         body = {
             "new_key_id": step.new_key_id,
             "new_public_key": step.new_public_key,
@@ -175,11 +176,18 @@ def follows(new: Manifest, stored: Manifest) -> None:
             "rotated_at": step.rotated_at,
         }
         if not verifies(step.signature, canonical_json(body), [key]):
-            raise ManifestError(f"its rotation to key {step.new_key_id} is not signed by {key_id}")
+            new_id, old_id = _shown(step.new_key_id), _shown(key_id)
+            raise ManifestError(f"its rotation to key {new_id} is not signed by {old_id}")
         seen.add(step.new_key_id)
         key_id, key = step.new_key_id, step.new_public_key
     if (key_id, key) != (new.key_id, new.public_key):
-        raise ManifestError(f"no rotation chain leads from key {stored.key_id} to {new.key_id}")
+        old_id, new_id = _shown(stored.key_id), _shown(new.key_id)
+        raise ManifestError(f"no rotation chain leads from key {old_id} to {new_id}")
+
+
+def _shown(text: str) -> str:
+    """Return a text of the peer as errors show it: not endlessly, and escaped."""
+    return repr(text[:_SHOWN_CHARACTERS])
 
 
 def _steps_from(rotations: tuple[Rotation, ...], key_id: str) -> tuple[Rotation, ...]:

@@ -108,6 +108,45 @@ def test_an_endless_integer_does_not_fail_the_page() -> None:
     assert envelope.decode_page(body).entries == (math.inf,)
 
 
+def test_an_endless_cursor_is_malformed() -> None:
+    """A cursor is kept and sent back, so it has at most 256 characters."""
+    assert envelope.decode_page(page(cursor="1" * 256)).cursor == "1" * 256
+    assert refused(page(cursor="1" * 257)).reason is Reason.MALFORMED_PAGE
+
+
+@pytest.mark.parametrize("item", [b"{}", b"[]", b'{"a":[]}', b"[" * 9 + b"]" * 9, b'"",{}'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_a_body_of_brackets_is_refused_unread(item: bytes, encoding: str) -> None:
+    """Far more objects and lists than the entries asked for can hold are not even decoded."""
+    body = b'{"v":2,"facts":[' + b",".join([item] * 2_000) + b'],"cursor":null,"has_more":false}'
+    with pytest.raises(PageError, match="more than 1536 objects") as caught:
+        envelope.decode_page(body.decode().encode(encoding), 2)
+    assert caught.value.reason is Reason.MALFORMED_PAGE
+
+
+@pytest.mark.parametrize("text", ["{[" * 5_000, '\\"{[\\' * 5_000, "é[\x00" * 5_000])
+def test_brackets_in_a_text_are_only_text(text: str) -> None:
+    """A fact whose text is full of brackets does not make its page malformed."""
+    body = page(facts=[raw_entry(value={"type": "text", "v": text})])
+    (entry,) = envelope.decode_page(body, 1).entries
+    assert entry["fact"]["value"]["v"] == text
+
+
+def test_a_quote_that_never_ends_takes_no_time() -> None:
+    """Counting the brackets of a body takes one pass over it, however its quotes are escaped."""
+    body = b"[" * 2_000 + b'"' + b'\\"[' * 1_000_000
+    with pytest.raises(PageError):
+        envelope.decode_page(body, 1)
+    with pytest.raises(PageError, match="not JSON"):
+        envelope.decode_page(body[1_500:], 1)
+
+
+def test_a_full_page_is_within_its_bound() -> None:
+    """As many entries as were asked for, with many tenants and scopes each, are a good page."""
+    entry = raw_entry(origin={"allowed_tenants": ["[x]"] * 300})
+    assert len(envelope.decode_page(page(facts=[entry] * 100), 100).entries) == 100
+
+
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_page_error(body: bytes) -> None:
     """Whatever bytes arrive, decoding a page gives a page or a page error."""
@@ -202,7 +241,9 @@ MALFORMED: list[tuple[Reason, Change]] = [
     *each(_FACT, "fact", "cid", 7, ["a"], SURROGATE),
     *(case for key in _TEXTS for case in each(_FACT, "fact", key, *_NO_TEXT)),
     *((_FACT, drop("fact", key)) for key in (*_TEXTS, "value", "confidence")),
-    *each(_FACT, "fact", "hlc", 7, "", "now", "-1.0", "1.2.3", SURROGATE, "1" * 19),
+    *each(
+        _FACT, "fact", "hlc", 7, "", "now", "-1.0", "1.2.3", SURROGATE, "1" * 19, "1." + "1" * 13
+    ),
     *each(_FACT, "fact", "valid_until", 7, [], SURROGATE),
     *each(_FACT, "fact", "confidence", *_NO_TEXT, "1.0", -0.01, 1.01, math.nan, math.inf, 10**300),
     *each(_FACT, "fact", "value", None, "x", 7, []),

@@ -60,6 +60,33 @@ def test_parse_refuses_anything_else(text: str) -> None:
     assert hlc.wall_ms(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("1746230400000", True),
+        ("1746230400000.3", True),
+        ("1." + "9" * 12, True),
+        ("1." + "1" * 13, False),
+        ("9" * 18, True),
+        ("9" * 19, False),
+        ("soon", False),
+    ],
+)
+def test_a_peers_counter_has_at_most_12_digits(text: str, fits: object) -> None:
+    """A peer may send fewer counter digits than are read from our own database."""
+    assert hlc.fits_wire(text) is fits
+
+
+def test_what_follows_a_peers_counter_reads_back() -> None:
+    """The greatest counter that a peer may send leaves room for a million steps of our own."""
+    greatest = HlcState(10**18 - 1, 10**12 - 1)
+    assert hlc.fits_wire(greatest.text)
+    received = hlc.receive(greatest, greatest, 0)
+    assert HlcState(*hlc.parse(received.text)) == received
+    later = HlcState(received.wall_ms, received.counter + 10**6)
+    assert HlcState(*hlc.parse(hlc.tick(later, 0).text)) > later
+
+
 def test_a_refusal_does_not_repeat_an_endless_text() -> None:
     """A peer cannot fill the log through the message."""
     with pytest.raises(ValueError, match="not an HLC") as caught:

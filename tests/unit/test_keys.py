@@ -337,6 +337,27 @@ def test_the_manifest_of_another_organisation_never_follows() -> None:
     )
 
 
+def test_a_refusal_shows_only_the_beginning_of_what_a_manifest_says() -> None:
+    """A peer can neither fill the log through a refusal nor speak to a terminal."""
+    nasty = "\x1b[2J\n" + "x" * 10_000
+    other = rotation(A, B)
+    said = [
+        refused(manifest_document(A, entity_uri=nasty), manifest_document(A)),
+        refused(manifest_document(B, key_id=nasty), manifest_document(A)),
+        refused(manifest_document(B), manifest_document(A, key_id=nasty)),
+        refused(
+            manifest_document(B, rotations=[{**other, "new_key_id": nasty}]), manifest_document(A)
+        ),
+        refused(
+            manifest_document(B, rotations=[{**other, "previous_key_id": nasty}]),
+            manifest_document(A, key_id=nasty),
+        ),
+    ]
+    for text in said:
+        assert text.isprintable()
+        assert len(text) < 300
+
+
 # grace
 
 

@@ -55,6 +55,8 @@ def test_jitter_is_full(failures: int, one: float, other: float) -> None:
         ("7", 7.0),
         (" 7 ", 7.0),
         ("007", 7.0),
+        ("0" * 12 + "30", 30.0),
+        ("0" * 400, 0.0),
         ("3599", 3599.0),
         ("3601", 3600.0),
         ("9" * 400, 3600.0),
@@ -77,6 +79,11 @@ def test_retry_after_reads_seconds_and_dates(header: str | None, seconds: float)
     """Whole seconds or an HTTP date, never negative, at most the cap; anything else is no wait."""
     now_ms = DATE_MS - 60_000
     assert pacing.retry_after_s(header, None, now_ms, 3600.0) == seconds
+
+
+def test_an_endless_number_of_seconds_is_the_cap() -> None:
+    """A number that is cut would be a shorter wait than the peer asked for."""
+    assert pacing.retry_after_s("1" + "0" * 20, None, DATE_MS, 1e15) == 1e15
 
 
 def test_a_date_counts_from_the_answers_own_date() -> None:
