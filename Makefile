@@ -30,7 +30,7 @@ check: $(STAMP) ## lint, format, types, import contracts, migrations against mod
 	$(BIN)/python -m tests.check_migrations
 
 lock: $(STAMP) ## resolve requirements/dev.txt anew; ARGS=--upgrade takes newer versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra postgres --universal --python-version 3.11 \
 		--generate-hashes --no-config --no-annotate --custom-compile-command "make lock" \
 		--quiet --output-file requirements/dev.txt $(ARGS)
 
