@@ -1,13 +1,14 @@
 """A demonstration for newcomers: two real nodes, our commands between them, a comparison.
 
-The facts are ordinary ones, about a few people and towns. Run as `python -m tests.nodes.demo`. It
-is for showing that replication works and what it looks like; it stops at the first thing that goes
-wrong, says so and exits with 1. Whatever its end, it ends the nodes that it started and removes
-its folder.
+The facts are ordinary ones, about a few people and towns. Run as `python -m tests.nodes.demo`, or
+`make demo`, whose ARGS may name another `--node-version`. It is for showing that replication works
+and what it looks like; it stops at the first thing that goes wrong, says so and exits with 1.
+Whatever its end, it ends the nodes that it started and removes its folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import shutil
@@ -22,7 +23,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
-from tests.nodes.environment import REPOSITORY, NodeInstallError, node_environment
+from tests.nodes.environment import (
+    DEFAULT_VERSION,
+    REPOSITORY,
+    NodeInstallError,
+    known_versions,
+    node_environment,
+)
 from tests.nodes.fact_corpus import Fact
 from tests.nodes.federation import Pair, pair_of_nodes
 from tests.nodes.node import Node, NodeError
@@ -95,12 +102,13 @@ class DemoError(Exception):
 
 
 def main() -> int:
+    version = _asked_version()
     for number in ENDING:
         signal.signal(number, _interrupted)
     started = time.monotonic()
     try:
         with _folder() as folder:
-            _demonstrate(folder)
+            _demonstrate(folder, version)
     except (DemoError, NodeError, NodeInstallError, httpx.HTTPError) as error:
         _say(f"\nFAILED: {error}")
         return 1
@@ -111,11 +119,24 @@ def main() -> int:
     return 0
 
 
-def _demonstrate(folder: Path) -> None:
-    _say("Two stigmem nodes will run on this machine. Facts are written to the first, and")
-    _say(f"`{COMMAND}` copies them to the second, checking every signature on the way.\n")
+def _asked_version() -> str:
+    about = (__doc__ or "").partition("\n\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.nodes.demo", description=about)
+    parser.add_argument(
+        "--node-version",
+        choices=known_versions(),
+        default=DEFAULT_VERSION,
+        help="which stigmem-node to run (default: %(default)s)",
+    )
+    version: str = parser.parse_args().node_version
+    return version
 
-    environment = node_environment(tell=lambda news: _say(f"   {news}"))
+
+def _demonstrate(folder: Path, version: str) -> None:
+    _say("Two stigmem nodes will run on this machine. Facts are written to the first, and")
+    _say(f"`{COMMAND}` copies them to the second, checking every one on the way.\n")
+
+    environment = node_environment(version, tell=lambda news: _say(f"   {news}"))
     _say(f"1. Starting two nodes of stigmem-node {environment.version}, and introducing them:")
     _say("   each registers with the other and is approved by its fingerprint.")
     with pair_of_nodes(environment, folder) as pair:

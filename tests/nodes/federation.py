@@ -36,12 +36,18 @@ def pair_of_nodes(
     environment: NodeEnvironment,
     folder: Path | None = None,
     *,
+    receiver_environment: NodeEnvironment | None = None,
     settings: dict[str, str] | None = None,
 ) -> Iterator[Pair]:
-    """Bring up an origin and a receiver and introduce them; end both afterwards."""
+    """Bring up an origin and a receiver and introduce them; end both afterwards.
+
+    `receiver_environment` makes a pair of two node versions: they accept each other as two of one
+    version do, although neither's loop can read what the other serves.
+    """
+    environments = {"origin": environment, "receiver": receiver_environment or environment}
     origin, receiver = (
-        Node(environment, None if folder is None else folder / name, name=name, settings=settings)
-        for name in ("origin", "receiver")
+        Node(version, None if folder is None else folder / name, name=name, settings=settings)
+        for name, version in environments.items()
     )
     with ExitStack() as ending, ThreadPoolExecutor(2) as threads:
         for node in (origin, receiver):
@@ -64,8 +70,9 @@ def introduce(
     """Make `newcomer` an approved peer of `host`.
 
     Done when the host has bound the newcomer's organisation to it: a background task of the host
-    that reads the newcomer's manifest, without which no fact of it can be verified. With
-    `TRUST_MODE=off` the host never does that, and this does not wait for it.
+    that reads the newcomer's manifest, without which no fact of it can be verified. This does not
+    wait for it where it never comes: with `TRUST_MODE=off`, from a host of 0.9.0a10, which binds
+    no organisation, and for a newcomer of 0.9.0a10, which serves no manifest.
     """
     # The command reports a peer that still needs approval as a failure.
     said = newcomer.run_cli(
@@ -86,8 +93,33 @@ def introduce(
         raise NodeError(f"{newcomer!r} did not register with {host!r}:\n{said.stderr}")
     if found[0]["status"] == "pending_approval":
         _approve(host, newcomer, found[0]["peer_id"])
-    if host.settings["STIGMEM_TRUST_MODE"] != "off":
+    if host.settings["STIGMEM_TRUST_MODE"] != "off" and _serves_manifest(newcomer):
         _wait_for_identity(host, newcomer, timeout)
+
+
+def upgrade(node: Node, environment: NodeEnvironment) -> None:
+    """Bring a running node up again as another version, whose migrations run on its database."""
+    node.stop()
+    node.environment = environment
+    node.start()
+
+
+def approve_again(host: Node, newcomer: Node, *, timeout: float = 15.0) -> None:
+    """Have an upgraded host bind the organisation of a peer that it has had since 0.9.0a10.
+
+    The node binds at approval only and approves only who waits for it, so its operator sets the
+    peer's row back. The row keeps its id, and with it the cursor.
+    """
+    host.store.run(
+        "UPDATE peers SET status = 'pending_approval' WHERE node_id = ?", newcomer.node_id
+    )
+    (row,) = host.query("SELECT id FROM peers WHERE node_id = ?", [newcomer.node_id])
+    _approve(host, newcomer, row["id"])
+    _wait_for_identity(host, newcomer, timeout)
+
+
+def _serves_manifest(node: Node) -> bool:
+    return node.client.get("/.well-known/stigmem-manifest.json").is_success
 
 
 def _approve(host: Node, newcomer: Node, peer_id: str) -> None:
@@ -102,8 +134,7 @@ def _approve(host: Node, newcomer: Node, peer_id: str) -> None:
 
 
 def _wait_for_identity(host: Node, newcomer: Node, timeout: float) -> None:
-    columns = {row["name"] for row in host.query("PRAGMA table_info(peers)")}
-    if "entity_uri" not in columns:
+    if "entity_uri" not in host.store.columns("peers"):
         return  # an older node, which does not bind organisations
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -194,6 +194,7 @@ class Worker:
             "thaw": self.thaw,
             "forget_clock": self.forget_clock,
             "trust": trust,
+            "forget_scores": forget_scores,
             "token": token,
             "pull_all_peers_once": pull_all_peers_once,
             "ingest": ingest,
@@ -327,6 +328,12 @@ class Worker:
 def trust(order: dict[str, Any]) -> dict[str, Any]:
     """Score sources without the loop's memory, which knows a source but not its scope."""
     return {"scores": [source_trust._compute_fresh(*pair, None) for pair in order["sources"]]}
+
+
+def forget_scores(_order: dict[str, Any]) -> dict[str, Any]:
+    """Empty the loop's memory of scores, as when the database has been replaced by another."""
+    source_trust._TRUST_CACHE.clear()
+    return {}
 
 
 def token(order: dict[str, Any]) -> dict[str, Any]:

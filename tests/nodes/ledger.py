@@ -1,20 +1,20 @@
 """The oracle for facts: what was asserted at the origin against what the receiver holds.
 
 The driver writes down every fact that it tries to assert and every id it got back; the verdict
-then reads the receiver's SQLite database and nothing else. The ledger holds no opinion on how
+then reads the receiver's database and nothing else. The ledger holds no opinion on how
 the facts got there, and it looks at rows only: whether values survived is for the tests to compare.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.nodes.database import NodeDatabase, SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from tests.nodes.bulk import Asserted
     from tests.nodes.fact_corpus import Fact
@@ -94,27 +94,26 @@ class Ledger:
         """Write down entries that were tampered with on their way."""
         self.poisoned.update(ids)
 
-    def adopt(self, origin_database: Path) -> None:
+    def adopt(self, origin_database: Path | NodeDatabase) -> None:
         """Allow what the origin's database already holds, without requiring it.
 
         For an origin that several tests share.
         """
-        with _opened(origin_database) as connection:
-            rows = connection.execute("SELECT id FROM facts WHERE received_from IS NULL")
-            self.attempted.update(row[0] for row in rows)
+        rows = _opened(origin_database).query("SELECT id FROM facts WHERE received_from IS NULL")
+        self.attempted.update(fact_id for (fact_id,) in rows)
 
-    def judge(self, receiver_database: Path) -> Verdict:
+    def judge(self, receiver_database: Path | NodeDatabase) -> Verdict:
         """Compare the book with the receiver's database."""
-        with _opened(receiver_database) as connection:
-            rows = connection.execute(
-                "SELECT id, entity, relation, value_type, value_v, source, scope,"
-                " quarantine_status FROM facts WHERE received_from = ?",
-                [self.origin_node_id],
-            ).fetchall()
-            meta_facts = _meta_facts(connection, self.origin_node_id)
-            refused, twice_refused = _dead_letters(connection, self.origin_node_id)
-            duplicated_pairs = _duplicated_pairs(connection)
-            unpaired = _unpaired(connection, self.origin_node_id)
+        database = _opened(receiver_database)
+        rows = database.records(
+            "SELECT id, entity, relation, value_type, value_v, source, scope,"
+            " quarantine_status FROM facts WHERE received_from = ?",
+            [self.origin_node_id],
+        )
+        meta_facts = _meta_facts(database, self.origin_node_id)
+        refused, twice_refused = _dead_letters(database, self.origin_node_id)
+        duplicated_pairs = _duplicated_pairs(database)
+        unpaired = _unpaired(database, self.origin_node_id)
 
         present = {row["id"] for row in rows}
         quarantined = {row["id"] for row in rows if row["quarantine_status"] is not None}
@@ -142,7 +141,7 @@ class Ledger:
             ),
         )
 
-    def assert_clean(self, receiver_database: Path) -> Verdict:
+    def assert_clean(self, receiver_database: Path | NodeDatabase) -> Verdict:
         """Fail with every problem in words, or return the verdict."""
         verdict = self.judge(receiver_database)
         problems = verdict.problems()
@@ -155,10 +154,8 @@ class Ledger:
         return verdict
 
 
-def _opened(database: Path) -> closing[sqlite3.Connection]:
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    return closing(connection)
+def _opened(database: Path | NodeDatabase) -> NodeDatabase:
+    return SqliteDatabase(database) if isinstance(database, Path) else database
 
 
 def _content(fact: Fact) -> tuple[str, ...]:
@@ -166,7 +163,7 @@ def _content(fact: Fact) -> tuple[str, ...]:
     return (fact.entity, fact.relation, fact.type, value, fact.source, fact.scope)
 
 
-def _row_content(row: sqlite3.Row) -> tuple[str, ...]:
+def _row_content(row: dict[str, Any]) -> tuple[str, ...]:
     value = _value(row["value_type"], row["value_v"])
     text = (row["entity"], row["relation"], row["value_type"], value, row["source"], row["scope"])
     return tuple(str(part) for part in text)
@@ -182,72 +179,66 @@ def _value(kind: str, stored: str) -> str:
         return stored
 
 
-def _meta_facts(connection: sqlite3.Connection, origin: str) -> dict[str, int]:
-    rows = connection.execute(
+def _meta_facts(database: NodeDatabase, origin: str) -> dict[str, int]:
+    rows = database.query(
         "SELECT entity, COUNT(*) FROM facts"
         " WHERE relation = 'stigmem:received_from' AND value_v = ? GROUP BY entity",
-        [origin],
+        origin,
     )
-    return {row[0]: row[1] for row in rows}
+    return dict(rows)
 
 
-def _duplicated_pairs(connection: sqlite3.Connection) -> set[str]:
-    rows = connection.execute(
-        "SELECT MIN(fact_a_id, fact_b_id) || ' with ' || MAX(fact_a_id, fact_b_id) AS pair"
-        " FROM conflicts GROUP BY pair HAVING COUNT(*) > 1"
+def _duplicated_pairs(database: NodeDatabase) -> set[str]:
+    rows = database.query(
+        "SELECT pair FROM (SELECT CASE WHEN fact_a_id < fact_b_id"
+        " THEN fact_a_id || ' with ' || fact_b_id"
+        " ELSE fact_b_id || ' with ' || fact_a_id END AS pair FROM conflicts) AS pairs"
+        " GROUP BY pair HAVING COUNT(*) > 1"
     )
-    return {row[0] for row in rows}
+    return {pair for (pair,) in rows}
 
 
-def _unpaired(connection: sqlite3.Connection, origin: str) -> set[str]:
+def _unpaired(database: NodeDatabase, origin: str) -> set[str]:
     """Pairs of admitted facts of one key without a conflict between them.
 
     Left out: facts without confidence, which only the older of two has to have, and keys with so
     many facts that a receiver may leave pairs out.
     """
-    rows = connection.execute(
+    rows = database.query(
         """
         WITH contradicting AS (
             SELECT id, entity, relation, scope, tenant_id,
                    COUNT(*) OVER (PARTITION BY entity, relation, scope, tenant_id) AS siblings
             FROM facts
-            WHERE received_from = :origin AND confidence > 0 AND quarantine_status IS NULL
+            WHERE received_from = ? AND confidence > 0 AND quarantine_status IS NULL
               AND (entity NOT LIKE 'stigmem:%' OR entity LIKE 'stigmem://%')
               AND (relation NOT LIKE 'stigmem:%' OR relation LIKE 'stigmem://%')
         )
         SELECT a.id || ' without ' || b.id FROM contradicting AS a JOIN contradicting AS b
           ON a.entity = b.entity AND a.relation = b.relation AND a.scope = b.scope
          AND a.tenant_id = b.tenant_id AND a.id < b.id
-        WHERE a.siblings BETWEEN 2 AND :paired
+        WHERE a.siblings BETWEEN 2 AND ?
           AND NOT EXISTS (SELECT 1 FROM conflicts
                           WHERE fact_a_id = a.id AND fact_b_id = b.id)
           AND NOT EXISTS (SELECT 1 FROM conflicts
                           WHERE fact_a_id = b.id AND fact_b_id = a.id)
         """,
-        {"origin": origin, "paired": _PAIRED_SIBLINGS},
+        origin,
+        _PAIRED_SIBLINGS,
     )
-    return {row[0] for row in rows}
+    return {pair for (pair,) in rows}
 
 
-def _dead_letters(
-    connection: sqlite3.Connection, origin: str
-) -> tuple[dict[str, str], frozenset[str]]:
+def _dead_letters(database: NodeDatabase, origin: str) -> tuple[dict[str, str], frozenset[str]]:
     """The refused entries with their reasons, and those refused twice."""
-    if not _has_table(connection, "replicator_dead_letters"):
+    if "replicator_dead_letters" not in database.tables():
         return {}, frozenset()
-    rows = connection.execute(
+    rows = database.query(
         "SELECT entry_id, MAX(reason), COUNT(*) FROM replicator_dead_letters"
         " WHERE node_id = ? AND stream = 'facts' AND status <> 'resolved' GROUP BY entry_id",
-        [origin],
-    ).fetchall()
+        origin,
+    )
     return (
-        {row[0]: row[1] for row in rows},
-        frozenset(row[0] for row in rows if row[2] > 1),
+        {entry_id: reason for entry_id, reason, _ in rows},
+        frozenset(entry_id for entry_id, _, count in rows if count > 1),
     )
-
-
-def _has_table(connection: sqlite3.Connection, name: str) -> bool:
-    found = connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [name]
-    )
-    return found.fetchone() is not None

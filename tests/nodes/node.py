@@ -10,17 +10,18 @@ import json
 import os
 import secrets
 import shutil
-import socket
-import sqlite3
 import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import httpx
+
+from tests.nodes.database import NodeDatabase, PostgresDatabase, SqliteDatabase
+from tests.nodes.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ class Node:
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix=f"stigmem-{name}-"))
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.node_id = f"stigmem:node:{uuid.uuid4()}"
         self.entity_uri = self.url
@@ -102,6 +103,7 @@ class Node:
 
     @property
     def database(self) -> Path:
+        """The node's SQLite file, unused when its settings name another backend."""
         return self.folder / "node.db"
 
     @property
@@ -326,21 +328,21 @@ class Node:
             raise NodeError(f"stigmem {arguments[0]} failed:\n{done.stdout}{done.stderr}")
         return done
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    @property
+    def store(self) -> NodeDatabase:
+        """The node's database, on whichever backend it is."""
+        if self._settings.get("STORAGE_BACKEND", "sqlite") == "sqlite":
+            return SqliteDatabase(self.database)
+        schema = self._settings.get("PG_SCHEMA", "public")
+        return PostgresDatabase(self._settings["PG_DSN"], schema)
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Read the node's database directly."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            return connection.execute(sql, parameters).fetchall()
+        return self.store.records(sql, parameters)
 
     def copy_database(self, target: Path) -> Path:
-        """Copy the database, whether the node runs or not, readable by its owner only."""
-        target.touch(mode=0o600)
-        with (
-            closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(target)) as copy,
-        ):
-            source.backup(copy)
-        return target
+        """Copy the SQLite file, whether the node runs or not, readable by its owner only."""
+        return SqliteDatabase(self.database).copy(target)
 
     def _answers(self) -> bool:
         try:
@@ -392,10 +394,3 @@ class Node:
         if done.returncode != 0:
             raise NodeError(f"{self!r} could not be prepared\n{self.log_tail()}")
         return done.stdout.decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
