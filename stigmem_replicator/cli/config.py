@@ -1,42 +1,123 @@
-"""``config``: the settings in force and where each came from."""
+"""``config``: the settings in force, where each came from, and what is wrong with them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from stigmem_replicator.cli import render
-from stigmem_replicator.cli.context import settings_of
+from stigmem_replicator.cli.context import (
+    all_peers,
+    check_trust_mode,
+    opened,
+    review_of,
+    settings_of,
+)
+from stigmem_replicator.clock import SystemClock
+from stigmem_replicator.engine.identity import load_identity
+from stigmem_replicator.engine.trust_inputs import TrustBook
+from stigmem_replicator.errors import ExitCode, LocalError
+from stigmem_replicator.settings import Review, Settings
+from stigmem_replicator.settings.values import without_secrets
 
 app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
 
 @app.command()
-def show(
-    context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-) -> None:
+def show(context: typer.Context, as_json: Json = False) -> None:
     """Show every setting, its value and where it came from; secrets are hidden."""
     settings = settings_of(context)
-    described = settings.describe()
+    described, of_peers = settings.describe(), settings.describe_peers()
     if as_json:
         print(
             render.document(
                 {
                     "settings": [asdict(item) for item in described],
+                    "peers": {
+                        node_id: [asdict(item) for item in rows]
+                        for node_id, rows in of_peers.items()
+                    },
                     "config_file": str(settings.config_file) if settings.config_file else None,
                     "env_file": str(settings.env_file) if settings.env_file else None,
                 }
             )
         )
         return
-    print(
-        render.table(
-            ("SETTING", "VALUE", "FROM"),
-            [(item.name, item.value, item.origin) for item in described],
-        )
-    )
+    headings = ("SETTING", "VALUE", "FROM")
+    print(render.table(headings, [(item.name, item.value, item.origin) for item in described]))
+    for node_id, rows in of_peers.items():
+        print(f"\nfor peer {render.clean(node_id)}")
+        print(render.table(headings, [(item.name, item.value, item.origin) for item in rows]))
     print(f"\nconfiguration file: {settings.config_file or 'none'}")
     print(f"the node's .env file: {settings.env_file or 'none'}")
+
+
+@app.command()
+def check(context: typer.Context, as_json: Json = False) -> None:
+    """Check all settings and the node's database, and list everything that is wrong."""
+    read = review_of(context)
+    problems, warnings = list(read.problems), list(read.warnings)
+    opened_it = read.database_is_known and _look(read.settings, problems, warnings)
+    if as_json:
+        print(
+            render.document(
+                {
+                    "usable": not problems,
+                    "database_opened": opened_it,
+                    "problems": [
+                        {"reason": error.reason, "message": error.message, "hint": error.hint}
+                        for error in problems
+                    ],
+                    "warnings": warnings,
+                }
+            )
+        )
+    else:
+        _print_findings(read, problems, warnings)
+    raise typer.Exit(ExitCode.CONFIGURATION if problems else ExitCode.DONE)
+
+
+def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -> bool:
+    """Open the node's database and find what a pull would stumble over before it asks a peer.
+
+    Returns whether it could be opened.
+    """
+
+    def fits(look: Callable[[], object]) -> bool:
+        try:
+            look()
+        except LocalError as error:
+            problems.append(error)
+            return False
+        return True
+
+    def look_inside() -> None:
+        with opened(settings) as database:
+            fits(lambda: load_identity(database, settings))
+            fits(lambda: TrustBook(database, settings, SystemClock()))
+            known = {peer.node_id for peer in all_peers(database)}
+            for node_id in settings.peer_tables:
+                if node_id not in known:
+                    place = f'[peer."{without_secrets(node_id)}"] of {settings.config_file}'
+                    warnings.append(f"{place} names no peer of this node")
+
+    fits(lambda: check_trust_mode(settings))
+    return fits(look_inside)
+
+
+def _print_findings(read: Review, problems: list[LocalError], warnings: list[str]) -> None:
+    for error in problems:
+        hint = f"; {error.hint}" if error.hint else ""
+        print(render.clean(f"problem: {error.message} ({error.reason}){hint}"))
+    for warning in warnings:
+        print(render.clean(f"warning: {warning}"))
+    if not read.database_is_known:
+        print("the database was not looked at: it is not certain which one is meant")
+    elif not problems:
+        place = read.settings.location_shown
+        print(render.clean(f"all settings fit, and the database can be used: {place}"))

@@ -1,7 +1,8 @@
 """Where raw values of settings come from, in order: the first source that has one wins.
 
 Flags, the environment, the ``.env`` file of the node, our TOML file.  This module reads the
-files and finds raw values with their origin; what a value may be is in ``settings_values``.
+files, finds raw values with their origin, and knows the words that are no setting; what a value
+may be is in ``values``.
 """
 
 from __future__ import annotations
@@ -9,16 +10,24 @@ from __future__ import annotations
 import difflib
 import io
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dotenv import dotenv_values
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.settings_values import Definition, own_variable
+from stigmem_replicator.settings.values import (
+    NODE_PREFIX,
+    OWN_PREFIX,
+    Definition,
+    own_variable,
+)
 
 ENV_FILE_NAME = ".env"
+PEER_TABLES = "peer"
+"""The one key of our TOML file that is no setting: it holds a table each peer."""
 
 Keys = Callable[[str, Definition], Sequence[str]]
 
@@ -38,13 +47,15 @@ class Source:
 
     values: Mapping[str, object]
     keys: Keys
-    origin: Callable[[str, Definition], str]
+    origin: Callable[[str, Definition | None], str]
     base: Path
 
     def find(self, name: str, definition: Definition) -> Found | None:
         """Return the raw value of one setting, if it is here."""
         for key in self.keys(name, definition):
-            if self.values.get(key) is not None:
+            value = self.values.get(key)
+            blank = definition.node.fallbacks and value == ""
+            if value is not None and not blank:
                 return Found(self.values[key], self.origin(key, definition), self.base)
         return None
 
@@ -64,6 +75,22 @@ def environment(environ: Mapping[str, str], cwd: Path) -> Source:
     return Source(_upper(environ), _variables, lambda key, _: f"environment {key}", cwd)
 
 
+def fallbacks(
+    node_sources: Sequence[Source], definitions: Mapping[str, Definition]
+) -> list[Source]:
+    """Return where the node looks for a setting next, one source each variable and place.
+
+    The node looks for a variable in its environment and then in its ``.env`` file, before it
+    looks for the next one; in the file it sees only what begins with its prefix.
+    """
+    return [
+        replace(source, keys=partial(_fallback, variable))
+        for definition in definitions.values()
+        for variable in definition.node.fallbacks
+        for source in node_sources[: None if variable.startswith(NODE_PREFIX) else 1]
+    ]
+
+
 def env_file(path: Path) -> Source:
     """Read a ``.env`` file exactly as the node does, whose working directory is the file's.
 
@@ -79,8 +106,8 @@ def env_file(path: Path) -> Source:
     )
 
 
-def toml_file(path: Path, names: Sequence[str]) -> Source:
-    """Read our TOML file; its keys are the names of the settings, and no other is allowed."""
+def toml_file(path: Path) -> Source:
+    """Read our TOML file; its keys are the names of the settings."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -89,16 +116,42 @@ def toml_file(path: Path, names: Sequence[str]) -> Source:
         raise LocalError(
             Reason.CONFIGURATION_INVALID, f"{path} is not valid TOML: {error}"
         ) from error
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            raise LocalError(
-                Reason.CONFIGURATION_INVALID,
-                f"{path} sets {key!r}, which is no setting"
-                + (f"; did you mean {near[0]!r}?" if near else ""),
-                hint=f"the settings are {', '.join(sorted(names))}",
-            )
     return Source(values, _names, lambda key, _: f"{key} in {path}", path.parent)
+
+
+def unknown_keys(path: Path, toml: Source, names: Sequence[str]) -> Iterator[LocalError]:
+    """Return what is wrong with each key of our TOML file that is none of ``names``."""
+    for key in toml.values:
+        if key not in names:
+            yield unknown_key(str(path), key, names)
+
+
+def unknown_key(place: str, key: str, names: Sequence[str]) -> LocalError:
+    """Return the failure that a key is no setting, with the nearest name that is one."""
+    near = _nearest(key, names)
+    return LocalError(
+        Reason.CONFIGURATION_INVALID,
+        f"{place} sets {key!r}, which is no setting"
+        + (f"; did you mean {near!r}?" if near else ""),
+        hint=f"the settings are {', '.join(sorted(names))}",
+    )
+
+
+def unknown_variables(sources: Iterable[Source], names: Sequence[str]) -> Iterator[str]:
+    """Return a warning about each variable that looks like ours and is no setting."""
+    known = {own_variable(name) for name in names}
+    for source in sources:
+        for variable in source.values:
+            if variable.startswith(OWN_PREFIX) and variable not in known:
+                place = source.origin(variable, None)
+                near = _nearest(variable.removeprefix(OWN_PREFIX).lower(), names)
+                yield f"{place} is no setting" + (
+                    f"; did you mean {own_variable(near)}?" if near else ""
+                )
+
+
+def _nearest(word: str, words: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, words, n=1)), None)
 
 
 def find_env_file(database: str, cwd: Path) -> Path | None:
@@ -114,9 +167,9 @@ def find_env_file(database: str, cwd: Path) -> Path | None:
     return None
 
 
-def flag(name: str, definition: Definition) -> str:
+def flag(name: str, definition: Definition | None) -> str:
     """Return how a setting is spelled on the command line."""
-    return definition.flag or "--" + name.replace("_", "-")
+    return (definition.flag if definition else "") or "--" + name.replace("_", "-")
 
 
 def _names(name: str, definition: Definition) -> Sequence[str]:
@@ -126,11 +179,16 @@ def _names(name: str, definition: Definition) -> Sequence[str]:
 
 def _variables(name: str, definition: Definition) -> Sequence[str]:
     own = own_variable(name)
-    return (own, definition.node_variable) if definition.node_variable else (own,)
+    return (own, definition.node.name) if definition.node.name else (own,)
+
+
+def _fallback(variable: str, name: str, definition: Definition) -> Sequence[str]:
+    del name
+    return (variable,) if variable in definition.node.fallbacks else ()
 
 
 def _env_file_variables(name: str, definition: Definition) -> Sequence[str]:
-    return _variables(name, definition) if definition.node_reads_env_file else (own_variable(name),)
+    return _variables(name, definition) if definition.node.in_env_file else (own_variable(name),)
 
 
 def _upper(values: Mapping[str, str | None]) -> dict[str, object]:

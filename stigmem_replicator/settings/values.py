@@ -14,7 +14,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
+NODE_PREFIX = "STIGMEM_"
 OWN_PREFIX = "STIGMEM_REPLICATOR_"
 DEFINITION = "definition"
 HIDDEN = "***"
@@ -27,8 +29,21 @@ _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 _KEY_BYTES = 32
 _SQLITE_URL = re.compile(r"sqlite(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
+_POSTGRES_URL = re.compile(r"(?:postgres|postgresql)(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
+# What libpq takes besides a URL: host=... dbname='...'.
+_DSN_START = re.compile(r"(?:host|hostaddr|port|dbname|user|password|service|sslmode)\s*=")
+_DSN_PAIR = re.compile(
+    r"\s*(?P<key>[a-z_]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>(?:[^\s'\\]|\\.)*))(?=\s|$)",
+    re.DOTALL,
+)
+_HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:@/?#,]*)(?::[0-9]*)?"
+_LIBPQ_URL = re.compile(
+    rf"(?:[^/@]*@)?{_HOST}(?:,{_HOST})*(?:/[^?@]*)?(?:\?[^=&]+=[^=&]*(?:&[^=&]+=[^=&]*)*)?"
+)
+_BAD_IN_URL = re.compile(r"%(?![0-9a-fA-F]{2})|%00|[\x00-\x20\x7f]")
+_SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # A password may hold any character unescaped, so a URL is hidden up to its last @.
-_URL_USER = re.compile(r"(://).*@", re.DOTALL)
+_URL_USER = re.compile(r"^((?:[^/?#]*://)?).*@", re.DOTALL)
 _QUERY_SECRET = re.compile(r"([?&;][^=&;]*(?:pass|token|key|secret)[^=&;]*=)[^&]*", re.IGNORECASE)
 
 
@@ -44,15 +59,17 @@ class Kind(Protocol[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """Any text; spaces around it do not count."""
+class Address:
+    """The URL of a node; spaces around it do not count."""
 
-    allowed: str = "a text"
+    allowed: str = "a URL"
 
     def parse(self, raw: object, base: Path) -> str:
-        """Return the text as it is."""
+        """Return the text as it is, if it reads as a URL."""
         del base
-        return _text(raw)
+        text = _text(raw)
+        urlsplit(text)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +165,18 @@ class Number:
 class Database:
     """Where the node's database is: a path, or a URL.
 
-    A ``sqlite:`` URL becomes the path in it, so that the rest of the program meets one
-    spelling; any other URL stays as it is.
+    A ``sqlite:`` URL becomes the path in it and every spelling of PostgreSQL's a
+    ``postgresql:`` URL, so that the rest of the program meets one spelling; any other URL
+    stays as it is.
     """
 
-    allowed: str = "a path, sqlite:///PATH without parameters, or another database URL"
+    allowed: str = "a path, sqlite:///PATH without parameters, or postgresql://HOST/DATABASE"
 
     def parse(self, raw: object, base: Path) -> str:
         """Return an absolute path or a URL."""
         text = _text(raw)
+        if is_postgres(text) or _DSN_START.match(text):
+            return _postgres_url(text)
         url = _SQLITE_URL.fullmatch(text)
         if url is None:
             if not text:
@@ -166,6 +186,52 @@ class Database:
         if slash != "/" or not path or path == ":memory:" or "?" in path:
             raise ValueError
         return str(base / path)
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalDsn:
+    """How to reach a PostgreSQL database, in either spelling of libpq, or nothing."""
+
+    allowed: str = "postgresql://HOST/DATABASE, libpq's host=... dbname=..., or nothing"
+
+    def parse(self, raw: object, base: Path) -> str:
+        """Return a ``postgresql:`` URL, or an empty text."""
+        del base
+        text = _text(raw)
+        return _postgres_url(text) if text else ""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaName:
+    """The name of a PostgreSQL schema; nothing means ``public``, as it does to the node."""
+
+    allowed: str = "a name that matches [a-z][a-z0-9_]{0,62}"
+
+    def parse(self, raw: object, base: Path) -> str:
+        """Return the name."""
+        del base
+        text = _text(raw) or "public"
+        if not _SCHEMA_NAME.fullmatch(text):
+            raise ValueError
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a node keeps its data in, spelled as the node spells it.
+
+    The node takes every other spelling, such as ``Postgres``, for SQLite: that is a mistake of
+    its operator, which must not lead us to another database than the node's.
+    """
+
+    allowed: str = "sqlite, libsql or postgres, in small letters"
+
+    def parse(self, raw: object, base: Path) -> str:
+        """Return the word; an empty text is SQLite, as it is to the node."""
+        del base
+        if not isinstance(raw, str) or raw not in {"", "sqlite", "libsql", "postgres"}:
+            raise ValueError
+        return raw or "sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +266,28 @@ class OptionalKey:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeVariable:
+    """How the node reads the same setting; no name when it does not have it."""
+
+    name: str = ""
+    in_env_file: bool = True
+    """False when the node looks for it in the environment alone."""
+    fallbacks: tuple[str, ...] = ()
+    """What the node reads next when this variable is missing or empty, in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """Everything about one setting but its name and its default."""
 
     kind: Kind[object]
     help: str
-    node_variable: str = ""
-    """What the node calls it in its environment, if the node has it."""
-    node_reads_env_file: bool = True
-    """False when the node looks for it in the environment alone."""
+    node: NodeVariable = NodeVariable()
     secret: bool = False
     flag: str = ""
     """The flag's spelling, when it is not the name with hyphens."""
+    per_peer: bool = False
+    """True when our TOML file may say something else for one peer."""
 
 
 def option(
@@ -219,13 +295,14 @@ def option(
     kind: Kind[T],
     help_: str,
     *,
-    node: str = "",
-    node_reads_env_file: bool = True,
+    node: str | NodeVariable = "",
     secret: bool = False,
     flag: str = "",
+    per_peer: bool = False,
 ) -> T:
     """Declare one field of ``Settings``; to a type checker it is the default value."""
-    definition = Definition(kind, help_, node, node_reads_env_file, secret, flag)
+    variable = NodeVariable(node) if isinstance(node, str) else node
+    definition = Definition(kind, help_, variable, secret, flag, per_peer)
     return field(default=default, metadata={DEFINITION: definition})
 
 
@@ -242,8 +319,43 @@ def shown(definition: Definition, value: object) -> str:
         return HIDDEN
     if isinstance(value, bool):
         return str(value).lower()
-    text = _URL_USER.sub(rf"\1{HIDDEN}@", str(value))
-    return _QUERY_SECRET.sub(rf"\1{HIDDEN}", text)
+    text = str(value)
+    if _DSN_START.match(text.strip()):
+        return HIDDEN
+    return without_secrets(text) if "://" in text else text
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without who logs in and without each value of a key that sounds secret."""
+    return _QUERY_SECRET.sub(rf"\1{HIDDEN}", _URL_USER.sub(rf"\1{HIDDEN}@", url))
+
+
+def is_postgres(text: str) -> bool:
+    """Tell whether a text is the URL of a PostgreSQL database."""
+    return _POSTGRES_URL.fullmatch(text) is not None
+
+
+def _postgres_url(text: str) -> str:
+    """Return a libpq connection string of either spelling as a ``postgresql:`` URL.
+
+    A URL that libpq would not read is refused here, since libpq's message shows all of it.
+    """
+    url = _POSTGRES_URL.fullmatch(text)
+    if url is not None:
+        if not _LIBPQ_URL.fullmatch(url["rest"]) or _BAD_IN_URL.search(url["rest"]):
+            raise ValueError
+        return f"postgresql://{url['rest']}"
+    pairs: dict[str, str] = {}
+    at = 0
+    while at < len(text):
+        pair = _DSN_PAIR.match(text, at)
+        if pair is None:
+            raise ValueError
+        value = pair["plain"] if pair["quoted"] is None else pair["quoted"]
+        pairs[pair["key"]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        at = pair.end()
+    database = quote(pairs.pop("dbname", ""), safe="")
+    return f"postgresql:///{database}?{urlencode(pairs, quote_via=quote)}"
 
 
 def _text(raw: object) -> str:

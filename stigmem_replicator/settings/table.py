@@ -1,39 +1,39 @@
-"""All settings of the program: one frozen ``Settings``, each value knowing its origin.
+"""The table of all settings: one frozen ``Settings``, each value knowing its origin.
 
-The class below is the table: a field's row holds its default, the kind of its value, what it is
-for and, where the node has the same setting, the node's own variable.  From the name follow our
-variable (``STIGMEM_REPLICATOR_`` and the name in capitals), the key in our TOML file (the name)
-and the flag (the name with hyphens).
-
-``load`` takes each value from the first place that has it: flags, our environment variable, the
-node's environment variable, the node's ``.env`` file, our TOML file, the default.  Relative
-paths start where they were written: the file's folder, or the working directory.
+A field's row holds its default, the kind of its value, what it is for and, where the node has
+the same setting, the node's own variable.  From the name follow our variable
+(``STIGMEM_REPLICATOR_`` and the name in capitals), the key in our TOML file (the name) and the
+flag (the name with hyphens).  Where values come from is in ``loading``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from stigmem_replicator import settings_sources as sources
-from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.settings_values import (
+from stigmem_replicator.settings.values import (
     DEFINITION,
+    Address,
+    Backend,
     Choice,
     Database,
     Definition,
+    NodeVariable,
     Number,
+    OptionalDsn,
     OptionalFile,
     OptionalKey,
+    SchemaName,
     Switch,
-    Text,
     Whole,
+    is_postgres,
     option,
     own_variable,
     shown,
+    without_secrets,
 )
 
 DEFAULT_ORIGIN = "default"
@@ -74,9 +74,21 @@ class Settings:
     )
     storage_backend: str = option(
         "sqlite",
-        Text(),
-        "what the node keeps its data in",
+        Backend(),
+        "what the node keeps its data in, unless database is a URL",
         node="STIGMEM_STORAGE_BACKEND",
+    )
+    pg_dsn: str = option(
+        "",
+        OptionalDsn(),
+        "the node's PostgreSQL database, when storage_backend is postgres",
+        node=NodeVariable("STIGMEM_PG_DSN", fallbacks=("STIGMEM_DATABASE_URL", "DATABASE_URL")),
+    )
+    pg_schema: str = option(
+        "public",
+        SchemaName(),
+        "the PostgreSQL schema with the node's tables",
+        node="STIGMEM_PG_SCHEMA",
     )
     at_rest_encryption: Encryption = option(
         "off",
@@ -90,7 +102,7 @@ class Settings:
 
     # who the node is
     node_url: str = option(
-        "http://localhost:8765", Text(), "the node's own address", node="STIGMEM_NODE_URL"
+        "http://localhost:8765", Address(), "the node's own address", node="STIGMEM_NODE_URL"
     )
     federation_pubkey: str = option(
         "",
@@ -154,8 +166,7 @@ class Settings:
         default=False,
         kind=Switch(),
         help_="whether the node runs the attestation plugin",
-        node="STIGMEM_SOURCE_ATTESTATION_ENABLED",
-        node_reads_env_file=False,
+        node=NodeVariable("STIGMEM_SOURCE_ATTESTATION_ENABLED", in_env_file=False),
     )
     relay_enabled: bool = option(
         default=False,
@@ -186,18 +197,38 @@ class Settings:
         kind=Switch(),
         help_="whether the node runs the plugin that keeps tenants apart",
     )
+    admit_legacy_cid: bool = option(
+        default=False,
+        kind=Switch(),
+        help_="whether facts with a content id of wire version 1 are admitted by a node of "
+        "version 2, content only",
+    )
+    require_cid: bool = option(
+        default=False,
+        kind=Switch(),
+        help_="whether a node of wire version 1 refuses facts without a content id",
+    )
     max_conflicts_per_fact: int = option(
-        100, Whole(0), "conflicts written for one fact, newest siblings first; 0: all"
+        100,
+        Whole(0),
+        "conflicts written for one fact, newest siblings first; 0: all",
+        per_peer=True,
     )
 
     # what is asked of a peer, and how long we wait for it
-    page_size: int = option(500, Whole(1, 500), "entries asked for at a time")
+    page_size: int = option(500, Whole(1, 500), "entries asked for at a time", per_peer=True)
     page_bytes_max: int = option(
-        8 * 2**20, Whole(2**16), "bytes of one answer, more is refused unread"
+        8 * 2**20, Whole(2**16), "bytes of one answer, more is refused unread", per_peer=True
     )
-    connect_timeout_s: float = option(10.0, Number(0.1, 3600), "seconds to wait for a connection")
-    read_timeout_s: float = option(30.0, Number(0.1, 3600), "seconds to wait for more of an answer")
-    page_timeout_s: float = option(60.0, Number(0.1, 3600), "seconds for one whole page")
+    connect_timeout_s: float = option(
+        10.0, Number(0.1, 3600), "seconds to wait for a connection", per_peer=True
+    )
+    read_timeout_s: float = option(
+        30.0, Number(0.1, 3600), "seconds to wait for more of an answer", per_peer=True
+    )
+    page_timeout_s: float = option(
+        60.0, Number(0.1, 3600), "seconds for one whole page", per_peer=True
+    )
     overlap_s: float = option(
         10.0, Number(0.0, 3600), "seconds that are read again, for what the peer committed late"
     )
@@ -221,6 +252,9 @@ class Settings:
     transaction_target_ms: int = option(
         50, Whole(5, 2000), "milliseconds that one of our transactions should take"
     )
+    free_space_min_mb: int = option(
+        512, Whole(0), "MiB that must be free on the database's disk for a page; 0: any"
+    )
     dead_letter_rows_max: int = option(100_000, Whole(1), "dead letters kept for one peer")
     dead_letter_bytes_max: int = option(
         64 * 2**20, Whole(2**16), "bytes of dead letters' content kept for one peer"
@@ -243,11 +277,61 @@ class Settings:
     # where it all came from
     config_file: Path | None = field(default=None, compare=False)
     env_file: Path | None = field(default=None, compare=False)
+    peer_tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict, compare=False)
+    """What our TOML file says for single peers: values by name, by node id."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def backend(self) -> str:
+        """What to open: ``sqlite``, ``postgres`` or the name of something that we cannot open."""
+        if is_postgres(self.database):
+            return "postgres"
+        scheme, url, _ = self.database.partition("://")
+        return scheme if url else self.storage_backend
+
+    @property
+    def location(self) -> str:
+        """Where the node's data is: a path, or for PostgreSQL a ``postgresql://`` URL.
+
+        The URL may hold a password: show people ``location_shown``.
+        """
+        if self.backend == "postgres" and not is_postgres(self.database):
+            return self.pg_dsn
+        return self.database
+
+    @property
+    def location_shown(self) -> str:
+        """The location as people may see it."""
+        location = self.location
+        return without_secrets(location) if "://" in location else location
 
     def origin(self, name: str) -> str:
         """Return where a value came from, such as ``environment STIGMEM_DB_PATH``."""
         return self.origins.get(name, DEFAULT_ORIGIN)
+
+    def for_peer(self, node_id: str) -> Settings:
+        """Return the settings for one peer: its own table in our TOML file over all else."""
+        values = self.peer_tables.get(node_id, {})
+        if not values:
+            return self
+        origins = {**self.origins, **dict.fromkeys(values, f"peer table in {self.config_file}")}
+        return replace(
+            self,
+            origins=MappingProxyType(origins),
+            **values,  # type: ignore[arg-type] # each kind gives its field's type
+        )
+
+    def describe_peers(self) -> Mapping[str, tuple[Described, ...]]:
+        """Return what is set for single peers, as people see it, by node id.
+
+        An id is hidden like a URL: somebody may have taken the peer's address for its id.
+        """
+        return {
+            without_secrets(node_id): tuple(
+                row for row in self.for_peer(node_id).describe() if row.name in values
+            )
+            for node_id, values in self.peer_tables.items()
+        }
 
     def describe(self) -> tuple[Described, ...]:
         """Return every setting as people see it, in the order of the table."""
@@ -258,7 +342,7 @@ class Settings:
                 origin=self.origin(name),
                 help=definition.help,
                 variable=own_variable(name),
-                node_variable=definition.node_variable,
+                node_variable=definition.node.name,
             )
             for name, definition in DEFINITIONS.items()
         )
@@ -272,89 +356,5 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType(
 )
 """The table again, by name."""
 
-_DEFAULTS = Settings()
-
-
-def load(
-    flags: Mapping[str, object],
-    environ: Mapping[str, str],
-    *,
-    config_file: Path | None = None,
-    env_file: Path | None = None,
-    cwd: Path,
-) -> Settings:
-    """Read all settings; ``flags`` maps names to what was given, None for what was not.
-
-    Raises ``LocalError`` for a file that cannot be read, a key of the TOML file that is no
-    setting, and a value that does not fit.
-    """
-    above = [sources.flags(flags, cwd), sources.environment(environ, cwd)]
-    below = []
-    if config_file is not None:
-        config_file = cwd / config_file
-        below = [sources.toml_file(config_file, tuple(DEFINITIONS))]
-
-    if env_file is not None:
-        env_file = cwd / env_file
-    else:
-        database, _ = _value("database", [*above, *below], cwd)
-        env_file = sources.find_env_file(str(database), cwd)
-    if env_file is not None:
-        below.insert(0, sources.env_file(env_file))
-
-    order = [*above, *below]
-    values: dict[str, object] = {}
-    origins: dict[str, str] = {}
-    for name in DEFINITIONS:
-        values[name], origins[name] = _value(name, order, cwd)
-    settings = Settings(
-        **values,  # type: ignore[arg-type] # each kind gives its field's type
-        config_file=config_file,
-        env_file=env_file,
-        origins=MappingProxyType(origins),
-    )
-    _check_together(settings)
-    return settings
-
-
-def _value(name: str, order: Sequence[sources.Source], cwd: Path) -> tuple[object, str]:
-    """Return one setting's value and its origin."""
-    definition = DEFINITIONS[name]
-    found = sources.first(order, name, definition)
-    if found is None:
-        default: object = getattr(_DEFAULTS, name)
-        if isinstance(definition.kind, Database):
-            default = definition.kind.parse(default, cwd)
-        return default, DEFAULT_ORIGIN
-    try:
-        return definition.kind.parse(found.raw, found.base), found.origin
-    except ValueError:
-        said = "" if definition.secret else f" is {shown(definition, found.raw)!r}, but"
-        raise LocalError(
-            Reason.CONFIGURATION_INVALID,
-            f"{name} (from {found.origin}){said} must be {definition.kind.allowed}",
-        ) from None
-
-
-def _check_together(settings: Settings) -> None:
-    """Refuse values that do not go together."""
-    if bool(settings.federation_pubkey) != bool(settings.federation_privkey):
-        there, missing = "federation_pubkey", "federation_privkey"
-        if settings.federation_privkey:
-            there, missing = missing, there
-        raise LocalError(
-            Reason.CONFIGURATION_INVALID,
-            f"{there} is set (from {settings.origin(there)}) but {missing} is not",
-            hint="set both to replace the keys in the node's database, or neither to use those",
-        )
-    for smaller, greater in (
-        ("write_share_busy", "write_share_idle"),
-        ("backoff_base_s", "backoff_cap_s"),
-    ):
-        low, high = getattr(settings, smaller), getattr(settings, greater)
-        if low > high:
-            raise LocalError(
-                Reason.CONFIGURATION_INVALID,
-                f"{smaller} is {low} (from {settings.origin(smaller)}), but must not be above "
-                f"{greater}, which is {high} (from {settings.origin(greater)})",
-            )
+PER_PEER: tuple[str, ...] = tuple(n for n, definition in DEFINITIONS.items() if definition.per_peer)
+"""The settings that a peer may have a value of its own for."""

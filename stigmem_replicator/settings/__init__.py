@@ -1,0 +1,26 @@
+"""All settings of the program: what there is in ``table``, how it is read in ``loading``.
+
+Everybody else gets one frozen ``Settings`` and passes it on; nothing reads the environment or
+a file of settings a second time.
+"""
+
+from stigmem_replicator.settings.loading import Places, Review, load, review
+from stigmem_replicator.settings.table import (
+    DEFAULT_ORIGIN,
+    DEFINITIONS,
+    PER_PEER,
+    Described,
+    Settings,
+)
+
+__all__ = [
+    "DEFAULT_ORIGIN",
+    "DEFINITIONS",
+    "PER_PEER",
+    "Described",
+    "Places",
+    "Review",
+    "Settings",
+    "load",
+    "review",
+]
