@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test check man lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -28,6 +28,10 @@ check: $(STAMP) ## lint, format, types, import contracts, migrations against mod
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.check_migrations
+
+man: $(STAMP) ## write docs/stigmem-replicate.1 from the commands
+	$(BIN)/python -m stigmem_replicator.cli.manual > docs/stigmem-replicate.1.new
+	mv docs/stigmem-replicate.1.new docs/stigmem-replicate.1
 
 lock: $(STAMP) ## resolve requirements/dev.txt anew; ARGS=--upgrade takes newer versions
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra postgres --universal --python-version 3.11 \

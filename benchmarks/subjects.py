@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,34 +28,27 @@ class Rate:
         return self.facts / self.seconds
 
 
-def start_own_pull(receiver: Node, origin: Node, database: Path) -> subprocess.Popen[str]:
-    """Start ``stigmem-replicate pull`` into a database."""
+def start_own_pull(
+    receiver: Node, origin: Node, database: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start ``stigmem-replicate pull`` into a database, which the node's settings name."""
+    command = [sys.executable, "-m", "stigmem_replicator"]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "stigmem_replicator",
-            "--db",
-            str(database),
-            "pull",
-            "--peer",
-            origin.node_id,
-            "--json",
-        ],
-        env=receiver.environ | {"STIGMEM_DB_PATH": str(database), "STIGMEM_LOG_LEVEL": "warning"},
+        [*command, "pull", "--peer", origin.node_id, "--json"],
+        env=receiver.environ | dict(database) | {"STIGMEM_LOG_LEVEL": "warning"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=None,
         text=True,
     )
 
 
 def start_node_loop(
-    receiver: Node, database: Path, wanted: int, bound_s: float
+    receiver: Node, database: Mapping[str, str], wanted: int, bound_s: float
 ) -> subprocess.Popen[str]:
     """Start the node's own pull, called in a loop, into a database."""
     return subprocess.Popen(
         [str(receiver.environment.python), str(NODE_LOOP), str(wanted), str(bound_s)],
-        env=receiver.environ | {"STIGMEM_DB_PATH": str(database)},
+        env=receiver.environ | dict(database),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -69,4 +63,6 @@ def rate_of(process: subprocess.Popen[str], *, timeout_s: float) -> Rate:
         process.kill()
         raise
     document = json.loads(output[output.index("{") :])
+    if document.get("error"):
+        raise SystemExit(f"the pull ended with {document['error']}")
     return Rate(document.get("facts", document.get("new")), document["seconds"])

@@ -41,9 +41,9 @@ def main() -> None:
         _post(receiver, "warm", lambda count: count < wished.idle // 3)
         idle = _post(receiver, "idle", lambda count: count < wished.idle)
         _print("idle", idle, idle)
-        loop = start_node_loop(receiver, receiver.database, wished.facts, 20.0)
+        loop = start_node_loop(receiver, {}, wished.facts, 20.0)
         _print("node's own loop", _post_during(receiver, "loop", loop), idle)
-        ours = start_own_pull(receiver, origin, receiver.database)
+        ours = start_own_pull(receiver, origin, {})
         _print("our pull", _post_during(receiver, "ours", ours), idle)
 
 

@@ -84,6 +84,8 @@ class Reason(StrEnum):
     UNKNOWN_PEER = "unknown_peer"
     AMBIGUOUS_PEER = "ambiguous_peer"
     CONFIGURATION_INVALID = "configuration_invalid"
+    CHECKPOINT_INVALID = "checkpoint_invalid"
+    FILE_FAILED = "file_failed"
     TRUST_MODE_UNSUPPORTED = "trust_mode_unsupported"
     NODE_NOT_INITIALISED = "node_not_initialised"
     DATABASE_MISSING = "database_missing"
@@ -93,6 +95,8 @@ class Reason(StrEnum):
     OWN_SCHEMA_OUTDATED = "own_schema_outdated"
     DATABASE_LOCKED = "database_locked"
     DATABASE_FAILED = "database_failed"
+    DATABASE_REPLACED = "database_replaced"
+    DISK_LOW = "disk_low"
 
 
 class ReplicatorError(Exception):

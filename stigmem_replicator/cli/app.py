@@ -19,7 +19,6 @@ app = typer.Typer(
     name="stigmem-replicate",
     help="Pull signed facts from the peers of a Stigmem node into the node's database.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
@@ -72,7 +71,7 @@ def main() -> None:
 def run() -> int:
     """Run the command line; every failure is one line on standard error and an exit code."""
     try:
-        return int(app(standalone_mode=False) or ExitCode.DONE)
+        return int(app(standalone_mode=False, prog_name="stigmem-replicate") or ExitCode.DONE)
     except ReplicatorError as error:
         print(render.failure(error), file=sys.stderr)
         return error.exit_code

@@ -13,8 +13,9 @@ import typer
 
 from stigmem_replicator.errors import LocalError, Reason, UnknownPeerError, UsageError
 from stigmem_replicator.observe import log
-from stigmem_replicator.settings import DEFAULT_ORIGIN, Settings, load
-from stigmem_replicator.store import reads
+from stigmem_replicator.settings import DEFAULT_ORIGIN, Places, Review, Settings, load, review
+from stigmem_replicator.settings.values import without_secrets
+from stigmem_replicator.store import own_schema, reads
 from stigmem_replicator.store.engine import Database, open_database, reading
 from stigmem_replicator.store.reads import PeerRow
 
@@ -29,18 +30,24 @@ class Invocation:
 
     def settings(self) -> Settings:
         """Read all settings and set up logging by them.  Raises :class:`LocalError`."""
-        settings = load(
-            self.flags,
-            os.environ,
-            config_file=self.config_file,
-            env_file=self.env_file,
-            cwd=Path.cwd(),
-        )
-        # A command speaks for itself; what goes on below is told to those who ask for it.
-        asked = settings.origin("log_level") != DEFAULT_ORIGIN
-        level = settings.log_level if asked else "warning"
-        log.configure(level, terminal=sys.stderr.isatty())
-        return settings
+        return _log_by(load(self._places()))
+
+    def review(self) -> Review:
+        """Read all settings, set up logging by them, and say what is wrong with them."""
+        read = review(self._places())
+        _log_by(read.settings)
+        return read
+
+    def _places(self) -> Places:
+        return Places(self.flags, os.environ, Path.cwd(), self.config_file, self.env_file)
+
+
+def _log_by(settings: Settings) -> Settings:
+    # A command speaks for itself; what goes on below is told to those who ask for it.
+    asked = settings.origin("log_level") != DEFAULT_ORIGIN
+    level = settings.log_level if asked else "warning"
+    log.configure(level, terminal=sys.stderr.isatty())
+    return settings
 
 
 def settings_of(context: typer.Context) -> Settings:
@@ -49,32 +56,53 @@ def settings_of(context: typer.Context) -> Settings:
     return invocation.settings()
 
 
+def review_of(context: typer.Context) -> Review:
+    """Return the settings of this invocation with what is wrong with them."""
+    invocation: Invocation = context.obj
+    return invocation.review()
+
+
+def check_trust_mode(settings: Settings) -> None:
+    """Refuse a node that quarantines facts of little trust.  Raises :class:`LocalError`."""
+    if settings.trust_mode == "strict":
+        raise LocalError(
+            Reason.TRUST_MODE_UNSUPPORTED,
+            "trust_mode is strict, which is not supported yet",
+            hint="leave the pulling to the node's own loop, or run the node with relaxed",
+        )
+
+
 @contextmanager
-def opened(settings: Settings) -> Iterator[Database]:
-    """Open the node's database for a command.  Raises :class:`LocalError`."""
-    if settings.storage_backend != "sqlite" or "://" in settings.database:
+def opened(settings: Settings, *, own_tables: bool = True) -> Iterator[Database]:
+    """Open the node's database for a command.  Raises :class:`LocalError`.
+
+    With ``own_tables`` the replicator's tables must fit this code, if they are there at all.
+    """
+    if settings.backend not in ("sqlite", "postgres"):
         raise LocalError(
             Reason.DATABASE_UNSUPPORTED,
-            f"the node keeps its data in {_backend(settings)}, which is not supported yet",
-            hint="only a node on SQLite can be pulled for",
+            f"the node keeps its data in {settings.backend}, which cannot be shared",
+            hint="only a node on SQLite or PostgreSQL can be pulled for; leave the pulling to the "
+            "node's own loop",
         )
-    if settings.at_rest_encryption == "on":
+    if settings.backend == "sqlite" and settings.at_rest_encryption == "on":
         raise LocalError(
             Reason.DATABASE_UNSUPPORTED,
             "the node encrypts its database at rest, which cannot be shared",
             hint="leave the pulling to the node's own loop",
         )
-    database = open_database(Path(settings.database), timeout_s=settings.database_timeout_s)
+    database = open_database(
+        settings.location if settings.backend == "postgres" else Path(settings.location),
+        timeout_s=settings.database_timeout_s,
+        schema=settings.pg_schema,
+    )
     try:
+        if own_tables:
+            with reading(database) as connection:
+                own_schema.check(connection)
         yield database
     finally:
         database.close()
-
-
-def _backend(settings: Settings) -> str:
-    if settings.storage_backend != "sqlite":
-        return settings.storage_backend
-    return settings.database.split(":", 1)[0]
 
 
 def all_peers(database: Database) -> list[PeerRow]:
@@ -103,7 +131,7 @@ def find_peer(peers: Sequence[PeerRow], wanted: str) -> PeerRow:
             f"no peer matches {wanted!r}; known: {known}",
             hint="list them with: stigmem-replicate peers list",
         )
-    candidates = ", ".join(f"{peer.node_id} at {peer.node_url}" for peer in found)
+    candidates = ", ".join(f"{peer.node_id} at {without_secrets(peer.node_url)}" for peer in found)
     raise UnknownPeerError(
         Reason.AMBIGUOUS_PEER,
         f"{wanted!r} matches {len(found)} peers: {candidates}",

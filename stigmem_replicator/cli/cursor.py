@@ -1,26 +1,36 @@
-"""``cursor``: where reading stands, and setting it back."""
+"""``cursor``: where reading stands, how it came there, and setting it elsewhere.
+
+Files of cursors are ``checkpoint``'s.
+"""
 
 from __future__ import annotations
 
-import getpass
 import re
-from dataclasses import asdict
-from typing import Annotated, Final
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final
 
 import typer
 
-from stigmem_replicator.cli import render
+from stigmem_replicator.cli import checkpoint, completion, render
+from stigmem_replicator.cli.actor import actor
 from stigmem_replicator.cli.context import all_peers, confirm, find_peer, opened, settings_of
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.errors import Reason, UsageError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.session import Position
-from stigmem_replicator.store import migrations, reads, records
-from stigmem_replicator.store.engine import reading, writing
+from stigmem_replicator.store import checkpoints, migrations, reads, records
+from stigmem_replicator.store.checkpoints import CursorEvent
+from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import PeerRow, StoredPosition
+from stigmem_replicator.store.reads import INBOUND, PeerRow, StoredPosition
 
 app = typer.Typer(no_args_is_help=True, help="Where reading from each peer stands.")
+
+ThePeer = Annotated[
+    str,
+    typer.Option("--peer", metavar="X", help="The peer.", autocompletion=completion.peer_names),
+]
 
 _SHOWN_CHECKPOINTS: Final = 5
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -29,7 +39,12 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 @app.command()
 def show(
     context: typer.Context,
-    peer: Annotated[str | None, typer.Option("--peer", metavar="X", help="Only this peer.")] = None,
+    peer: Annotated[
+        str | None,
+        typer.Option(
+            "--peer", metavar="X", help="Only this peer.", autocompletion=completion.peer_names
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show the cursor of every peer, and what it may be set back to."""
@@ -47,7 +62,7 @@ def show(
     print("\n\n".join(_text(item, position) for item, position in stored))
 
 
-def _document(peer: PeerRow, stored: StoredPosition) -> dict[str, object]:
+def _document(peer: PeerRow, stored: StoredPosition) -> dict[str, Any]:
     return {
         "peer": peer.node_id,
         "stream": FACTS,
@@ -62,12 +77,12 @@ def _text(peer: PeerRow, stored: StoredPosition) -> str:
     position = stored.position
     rows = [
         ("peer", peer.node_id),
-        ("cursor", _place(position.frontier)),
+        ("cursor", render.place(position.frontier)),
         ("updated", stored.row.updated_at if stored.row else "never"),
-        ("settled", f"{_place(position.settled)}; the next pull reads from there"),
+        ("settled", f"{render.place(position.settled)}; the next pull reads from there"),
     ]
     rows += [
-        ("checkpoint", _place(checkpoint.position))
+        ("checkpoint", render.place(checkpoint.position))
         for checkpoint in position.checkpoints[-_SHOWN_CHECKPOINTS:]
     ]
     older = len(position.checkpoints) - _SHOWN_CHECKPOINTS
@@ -76,16 +91,58 @@ def _text(peer: PeerRow, stored: StoredPosition) -> str:
     return render.pairs(rows)
 
 
-def _place(position: str | None) -> str:
-    if position is None:
-        return "at the beginning"
-    return f"{render.clean(position)}  ({render.moment(hlc.wall_ms(position))})"
+@app.command()
+def history(
+    context: typer.Context,
+    peer: ThePeer,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many changes.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Show how a peer's cursor was changed, and by whom.
+
+    Newest first, with the checkpoints that it may be set to.
+    Pulls move the cursor too; they leave checkpoints, no events.
+    """
+    with opened(settings_of(context)) as database, reading(database) as connection:
+        found = find_peer(reads.peers(connection), peer)
+        stored = reads.stored_position(connection, found, FACTS)
+        changes = checkpoints.history(connection, found.node_id, limit)
+    if as_json:
+        shown = _document(found, stored)
+        shown["checkpoints"] = list(reversed(shown["checkpoints"]))
+        print(render.document({**shown, "changes": [asdict(item) for item in changes]}))
+        return
+    print(
+        render.pairs([("peer", found.node_id), ("cursor", render.place(stored.position.frontier))])
+    )
+    headings = ("WHEN", "WHAT", "WHO", "BEFORE", "AFTER")
+    if changes:
+        print()
+        print(render.table(headings, [_change(item) for item in changes]))
+    if stored.position.checkpoints:
+        print()
+        rows = [
+            (render.moment(kept.kept_at_ms), render.place(kept.position))
+            for kept in reversed(stored.position.checkpoints)
+        ]
+        print(render.table(("KEPT", "CHECKPOINT"), rows))
+
+
+def _change(item: CursorEvent) -> tuple[str, ...]:
+    what = item.event if item.direction == INBOUND else f"{item.event} ({item.direction})"
+    return (
+        render.moment(item.at_ms),
+        f"{what} --force" if item.forced else what,
+        item.actor,
+        item.before or "the beginning",
+        item.after or "the beginning",
+    )
 
 
 @app.command()
 def reset(
     context: typer.Context,
-    peer: Annotated[str, typer.Option("--peer", metavar="X", help="The peer.")],
+    peer: ThePeer,
     to: Annotated[
         str | None,
         typer.Option(metavar="CURSOR", help="To this position, one that `cursor show` lists."),
@@ -108,35 +165,94 @@ def reset(
         found = find_peer(all_peers(database), peer)
         with reading(database) as connection:
             position = reads.stored_position(connection, found, FACTS).position
-        target = _target(position, to, back, clock.now_ms())
-        if not yes:
-            confirm(
-                f"Set the cursor of {render.clean(found.node_id)}\n"
-                f"  from {_place(position.frontier)}\n  to   {_place(target)}?"
-            )
-        migrations.upgrade(database)
-        with writing(database) as connection:
-            actor = f"{getpass.getuser()} (cursor reset)"
-            records.reset_cursor(connection, found, FACTS, target, actor, clock)
-    print(f"the cursor of {render.clean(found.node_id)} is now {_place(target)}")
+            given = checkpoints.given_positions(connection, found)
+        if to is not None:
+            target: str | None = _given(to, given)
+        else:
+            target = None if back is None else _settled_before(position, back, clock.now_ms())
+        _place(database, Move(found, position.frontier, target, records.CURSOR_RESET), yes=yes)
 
 
-def _target(position: Position, to: str | None, back: str | None, now_ms: int) -> str | None:
-    """Return where to go: only positions that the peer once gave, or the beginning."""
+@app.command("set")
+def set_(
+    context: typer.Context,
+    cursor: Annotated[str, typer.Argument(help="The position, one that `history` lists.")],
+    peer: ThePeer,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a position that this peer never gave us.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Set a peer's cursor to a position, forward too.
+
+    The next pull reads from there; what lies before it is not looked for any more.
+    """
+    with opened(settings_of(context)) as database:
+        found = find_peer(all_peers(database), peer)
+        with reading(database) as connection:
+            position = reads.stored_position(connection, found, FACTS).position
+            given = checkpoints.given_positions(connection, found)
+        forced = force and cursor not in given
+        target = cursor if forced and hlc.fits_wire(cursor) else _given(cursor, given)
+        move = Move(found, position.frontier, target, records.CURSOR_SET, forced=forced)
+        _place(database, move, yes=yes)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A cursor that an operator wants elsewhere, and the event that remembers it."""
+
+    peer: PeerRow
+    before: str | None
+    after: str | None
+    event: str
+    forced: bool = False
+
+
+def _place(database: Database, move: Move, *, yes: bool) -> None:
+    """Ask, then set the cursor; a page in flight does not overwrite it."""
+    clock = SystemClock()
+    name, after = render.clean(move.peer.node_id), render.place(move.after)
+    if not yes:
+        doubt = " (never given by this peer)" if move.forced else ""
+        before = render.place(move.before)
+        confirm(f"Set the cursor of {name}\n  from {before}\n  to   {after}{doubt}?")
+    migrations.upgrade(database)
+    with writing(database) as connection:
+        records.reset_cursor(
+            connection,
+            move.peer,
+            FACTS,
+            move.after,
+            actor(move.event.replace("_", " ")),
+            clock,
+            event=move.event,
+            forced=move.forced,
+        )
+    print(f"the cursor of {name} is now {after}{render.ahead(move.after, clock.now_ms())}")
+
+
+def _given(wanted: str, given: Collection[str]) -> str:
+    """Return a position that the peer once gave.  Raises :class:`UsageError` for any other."""
+    if wanted in given:
+        return wanted
+    if not hlc.fits_wire(wanted):
+        raise UsageError(
+            Reason.USAGE,
+            f"{wanted[:80]!r} is no position: it reads <milliseconds since 1970>.<counter>",
+            hint="`cursor history` lists those that this peer gave us",
+        )
+    raise UsageError(
+        Reason.USAGE,
+        f"{wanted!r} is no position that this peer gave us",
+        hint="`cursor history` lists those; `cursor set --force` takes others",
+    )
+
+
+def _settled_before(position: Position, back: str, now_ms: int) -> str | None:
+    bound = now_ms - _duration_ms(back)
     kept = [checkpoint.position for checkpoint in position.checkpoints]
-    if to is not None:
-        if to not in {*kept, position.settled, position.frontier}:
-            raise UsageError(
-                Reason.USAGE,
-                f"{to!r} is no position that this peer gave us",
-                hint="`cursor show --json` lists all; without --to the reset goes to the beginning",
-            )
-        return to
-    if back is not None:
-        bound = now_ms - _duration_ms(back)
-        old = [text for text in kept if (hlc.wall_ms(text) or 0) <= bound]
-        return max(old, default=None)
-    return None
+    return max((text for text in kept if (hlc.wall_ms(text) or 0) <= bound), default=None)
 
 
 def _duration_ms(text: str) -> int:
@@ -144,3 +260,7 @@ def _duration_ms(text: str) -> int:
     if match is None:
         raise UsageError(Reason.USAGE, f"--back {text!r} is no time", hint="say 90s, 30m, 1h or 2d")
     return int(match[1]) * _SECONDS[match[2]] * 1000
+
+
+app.command("export")(checkpoint.export)
+app.command("import")(checkpoint.import_)

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from stigmem_replicator.cli import render
+from stigmem_replicator.cli import completion, render
 from stigmem_replicator.cli.context import find_peer, opened, settings_of
 from stigmem_replicator.clock import SystemClock
+from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import reads, views
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import FACTS
@@ -37,10 +38,10 @@ def _document(peer: PeerRow, view: PeerView | None) -> dict[str, object]:
     return {
         "peer": peer.node_id,
         "id": peer.id,
-        "url": peer.node_url,
+        "url": without_secrets(peer.node_url),
         "status": peer.status,
         "scopes": sorted(peer.scopes),
-        "entity_uri": peer.entity_uri,
+        "entity_uri": None if peer.entity_uri is None else without_secrets(peer.entity_uri),
         "replication": None if view is None else asdict(view),
     }
 
@@ -69,7 +70,12 @@ def list_peers(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def show(
     context: typer.Context,
-    peer: Annotated[str, typer.Argument(help="Id, node id, URL or a unique part of one.")],
+    peer: Annotated[
+        str,
+        typer.Argument(
+            help="Id, node id, URL or a unique part of one.", autocompletion=completion.peer_names
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Show one peer: who it is, how it stands, what happened last."""
@@ -87,11 +93,14 @@ def show(
         return
     rows = [
         ("peer", found.node_id),
-        ("url", found.node_url),
+        ("url", without_secrets(found.node_url)),
         ("id", found.id),
         ("registry", found.status),
         ("scopes", ", ".join(sorted(found.scopes)) or "none"),
-        ("organisation", found.entity_uri or "not bound: nothing can be verified"),
+        (
+            "organisation",
+            without_secrets(found.entity_uri or "") or "not bound: nothing can be verified",
+        ),
         ("state", _state(found, view)),
         ("cursor", stored.position.frontier or "at the beginning"),
     ]

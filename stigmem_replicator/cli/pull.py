@@ -13,8 +13,14 @@ from typing import Annotated, Final
 import anyio
 import typer
 
-from stigmem_replicator.cli import progress, render
-from stigmem_replicator.cli.context import active_peer, all_peers, opened, settings_of
+from stigmem_replicator.cli import completion, progress, render
+from stigmem_replicator.cli.context import (
+    active_peer,
+    all_peers,
+    check_trust_mode,
+    opened,
+    settings_of,
+)
 from stigmem_replicator.cli.progress import Outcome
 from stigmem_replicator.clock import (
     SystemClock,
@@ -29,16 +35,15 @@ from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.errors import (
     ExitCode,
-    LocalError,
     Reason,
     ReplicatorError,
     UsageError,
 )
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.settings import Settings
-from stigmem_replicator.store import migrations
+from stigmem_replicator.store import migrations, own_schema
 from stigmem_replicator.store.engine import Database, reading
-from stigmem_replicator.store.locks import PeerLocks
+from stigmem_replicator.store.locks import make_locks
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.records import Holder
 
@@ -59,7 +64,12 @@ RANKED: Final = (
 
 PeerOption = Annotated[
     str | None,
-    typer.Option("--peer", metavar="X", help="Id, node id, URL or a unique part of one."),
+    typer.Option(
+        "--peer",
+        metavar="X",
+        help="Id, node id, URL or a unique part of one.",
+        autocompletion=completion.peer_names,
+    ),
 ]
 
 
@@ -68,7 +78,7 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     peer: PeerOption = None,
     all_: Annotated[bool, typer.Option("--all", help="Every active peer.")] = False,
     max_pages: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many pages (exit 0).")
+        int | None, typer.Option(min=1, metavar="N", help="Stop after so many pages (exit 0).")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Verify everything, write nothing.")
@@ -78,6 +88,9 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     ] = False,
     backfill: Annotated[
         bool, typer.Option("--backfill", help="Also admit facts older than this node allows.")
+    ] = False,
+    no_migrate: Annotated[
+        bool, typer.Option("--no-migrate", help="Exit 3 where `db upgrade` has to be run first.")
     ] = False,
     wait: Annotated[
         float, typer.Option(min=0.0, metavar="S", help="Seconds to wait for a lock or the peer.")
@@ -93,21 +106,16 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     if not math.isfinite(wait):
         raise UsageError(Reason.USAGE, f"--wait {wait} is no number of seconds")
     settings = settings_of(context)
-    if settings.trust_mode == "strict":
-        raise LocalError(
-            Reason.TRUST_MODE_UNSUPPORTED,
-            "trust_mode is strict, which is not supported yet",
-            hint="leave the pulling to the node's own loop, or run the node with relaxed",
-        )
+    check_trust_mode(settings)
     wishes = Wishes(max_pages=max_pages, dry_run=dry_run, backfill=backfill, patience_s=wait)
-    with opened(settings) as database:
+    with opened(settings, own_tables=False) as database:
         peers = all_peers(database)
         chosen = (
             [item for item in peers if item.status == "active"]
             if peer is None
             else [active_peer(peers, peer)]
         )
-        outcomes = _pull_all(database, settings, chosen, wishes)
+        outcomes = _pull_all(database, settings, chosen, wishes, migrate=not no_migrate)
     _print_summary(outcomes, wishes, as_json=as_json, one_line=all_)
     raise typer.Exit(_exit_code(outcomes, strict=strict))
 
@@ -131,18 +139,19 @@ def _pull_all(
     settings: Settings,
     peers: Sequence[PeerRow],
     wishes: Wishes,
+    *,
+    migrate: bool,
 ) -> list[Outcome]:
     identity = load_identity(database, settings)
     trust = TrustBook(database, settings, SystemClock())
-    if wishes.dry_run:
+    if wishes.dry_run or not migrate:
         with reading(database) as connection:
-            if migrations.current(connection) is not None:
-                migrations.require(connection)
+            own_schema.check(connection, required=not wishes.dry_run)
     else:
         migrations.upgrade(database)
     clock = SystemClock()
     outcomes = [Outcome(peer) for peer in peers]
-    with PeerLocks(database.path) as locks:
+    with make_locks(database) as locks:
         around = Surroundings(
             database=database,
             settings=settings,
@@ -192,9 +201,12 @@ async def _pull_one(
         except Exception as error:  # noqa: BLE001 - the other peers go on
             # A mistake of ours in one pull must not end the others.
             logger().debug("replicator.unexpected", exc_info=True)
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
             outcome.error = ReplicatorError(
                 Reason.UNEXPECTED,
-                f"pulling from {outcome.peer.node_id} ended in {type(error).__name__}: {error}",
+                f"pulling from {outcome.peer.node_id} ended in {type(cause).__name__}: {cause}",
                 hint="please report it; --log-level debug shows where",
             )
         finally:

@@ -10,8 +10,11 @@ from typing import Final
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import Reason, ReplicatorError
 from stigmem_replicator.observe.log import printable
+from stigmem_replicator.protocol import hlc
+from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.reads import PeerRow
 
+_AHEAD_MS: Final = 300_000  # as far ahead as a page's cursor may lie and still be stored
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
@@ -59,6 +62,22 @@ def moment(at_ms: int | None) -> str:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError):
         return "beyond the year 9999"  # a position may hold any wall part
+
+
+def place(position: str | None) -> str:
+    """Return a position of a stream with the time in it."""
+    if position is None:
+        return "at the beginning"
+    wall_ms = hlc.wall_ms(position)
+    return clean(position) if wall_ms is None else f"{clean(position)}  ({moment(wall_ms)})"
+
+
+def ahead(position: str | None, now_ms: int) -> str:
+    """Return a warning of a position that hides what is stamped before it, else nothing."""
+    wall_ms = None if position is None else hlc.wall_ms(position)
+    if wall_ms is None or wall_ms <= now_ms + _AHEAD_MS:
+        return ""
+    return "; that is ahead of this machine's clock: nothing stamped before it will be read"
 
 
 def age(at_ms: int | None, now_ms: int) -> str:
@@ -128,7 +147,7 @@ def pull_summary(
     else:
         end = "caught up"
     rows = [
-        ("peer", f"{peer.node_id} at {peer.node_url}"),
+        ("peer", f"{peer.node_id} at {without_secrets(peer.node_url)}"),
         ("end", f"{end} after {seconds:.1f} s"),
         ("pages", str(report.pages)),
         (verb, _new_facts(counts.admitted, seconds)),
@@ -162,7 +181,7 @@ def pull_document(
     counts = report.counts
     return {
         "peer": peer.node_id,
-        "url": peer.node_url,
+        "url": without_secrets(peer.node_url),
         "caught_up": report.caught_up_ms is not None and error is None,
         "dry_run": dry_run,
         "interrupted": interrupted,

@@ -7,7 +7,7 @@ from typing import Final
 
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason, TransientPeerError
-from stigmem_replicator.protocol import envelope, token
+from stigmem_replicator.protocol import token
 from stigmem_replicator.protocol.envelope import Page, PageError
 from stigmem_replicator.replication.session import Answer, Fetch
 from stigmem_replicator.store.reads import PeerRow
@@ -56,7 +56,7 @@ class FactSource:
         answer = Answer(
             cursor=page.cursor,
             has_more=page.has_more,
-            hlcs=tuple(envelope.raw_hlc(raw) for raw in page.entries),
+            hlcs=tuple(self._around.envelope.raw_hlc(raw) for raw in page.entries),
             date_ms=got.date_ms,
             sent_at_ms=got.sent_at_ms,
             duration_ms=got.duration_ms,
@@ -65,12 +65,14 @@ class FactSource:
 
     def _decode(self, got: HttpAnswer, limit: int) -> Page:
         try:
-            page = envelope.decode_page(got.body, limit)
+            page = self._around.envelope.decode_page(got.body, limit)
         except PageError as error:
             message = f"peer {self._peer.node_id} sent no usable page: {error}"
             if error.reason is Reason.WRONG_DIALECT:
                 raise PeerBlockedError(
-                    error.reason, message, hint="both nodes must run 0.9.0a11 or later"
+                    error.reason,
+                    message,
+                    hint="upgrade the older node; the cursor is kept and the pull then goes on",
                 ) from error
             raise TransientPeerError(error.reason, message) from error
         if len(page.entries) > limit:

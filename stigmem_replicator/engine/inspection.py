@@ -14,7 +14,7 @@ from typing import Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import envelope
-from stigmem_replicator.protocol.envelope import Entry, MalformedEntry
+from stigmem_replicator.protocol.envelope import Entry, Envelope, MalformedEntry
 from stigmem_replicator.replication.plan import Judged, RefusedBefore
 from stigmem_replicator.store import reads
 from stigmem_replicator.store.engine import Database, reading
@@ -76,6 +76,9 @@ def generation(policy: FactPolicy) -> str:
         policy.relay_trusted,
         policy.future_skew_ms,
         policy.past_skew_ms,
+        policy.signed,
+        policy.admit_legacy_cid,
+        policy.require_cid,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -85,12 +88,19 @@ def inspect(
     node_id: str,
     stream: str,
     entries: Sequence[object],
+    wrapped: Envelope,
     policy: FactPolicy,
     now_ms: int,
 ) -> Inspected:
-    """Judge the raw entries of one page.  Raises ``LocalError`` when a lookup fails."""
-    decoded = [envelope.decode_entry(raw) for raw in entries]
-    ids = [_identify(raw, item) for raw, item in zip(entries, decoded, strict=True)]
+    """Judge the raw entries of one page, which came in the envelope ``wrapped``.
+
+    Raises ``LocalError`` when a lookup fails.
+    """
+    decoded = [_storable(wrapped.decode_entry(raw), database) for raw in entries]
+    ids = [
+        item.fact.id if isinstance(item, Entry) else wrapped.entry_id(raw)
+        for raw, item in zip(entries, decoded, strict=True)
+    ]
     with reading(database) as connection:
         known = reads.known_facts(connection, set(ids))
         letters = reads.known_letters(connection, node_id, stream, set(ids))
@@ -115,7 +125,7 @@ def inspect(
         if isinstance(verdict, Admit):
             fact = verdict.entry.fact
             # The same id again on this page is judged against what the page brought first.
-            known[entry_id] = KnownFact(fact.cid, fact.valid_until)
+            known[entry_id] = KnownFact(verdict.cid, fact.valid_until)
             settled.add(entry_id)
         if isinstance(verdict, Reject):
             judged.append(_rejected(entry_id, raw, verdict, letter, unchanged, now_ms))
@@ -125,10 +135,12 @@ def inspect(
     return Inspected(name, tuple(judged), frozenset(settled & still_open), None)
 
 
-def _identify(raw: object, item: Entry | MalformedEntry) -> str:
-    if isinstance(item, Entry):
-        return item.fact.id
-    return envelope.entry_id(raw)
+def _storable(item: Entry | MalformedEntry, database: Database) -> Entry | MalformedEntry:
+    """Return the entry, refused when it has what the database cannot hold."""
+    if isinstance(item, Entry) and not database.backend.stores_nul and envelope.holds_nul(item):
+        detail = "a text of the entry holds a NUL, which PostgreSQL cannot store"
+        return MalformedEntry(Reason.MALFORMED_FACT, detail)
+    return item
 
 
 def _judge(

@@ -13,9 +13,9 @@ from stigmem_replicator.engine.inspection import Inspected, inspect
 from stigmem_replicator.engine.manifests import SenderKeys
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason
-from stigmem_replicator.protocol.envelope import Entry, decode_entry
+from stigmem_replicator.protocol.envelope import Entry
 from stigmem_replicator.replication.pacing import RejectWindow
-from stigmem_replicator.store import reads
+from stigmem_replicator.store import reads, schema
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.trust.facts import Admit, FactPolicy, Reject, origin_fits
@@ -26,14 +26,17 @@ _HINTS: Final = {
 
 
 class Judge:
-    """Judges the pages of one peer, in order."""
+    """Judges the pages of one peer, in order.
+
+    ``keys`` are None where entries carry no signatures.
+    """
 
     def __init__(
         self,
         peer: PeerRow,
         stream: str,
         around: Surroundings,
-        keys: SenderKeys,
+        keys: SenderKeys | None,
         *,
         backfill: bool,
     ) -> None:
@@ -60,10 +63,11 @@ class Judge:
 
     async def again(self, entries: Sequence[object]) -> Inspected:
         """Judge entries against what the database holds now, without counting them again."""
-        keys = await self._keys.current()
+        sender = self._keys
+        keys = frozenset[str]() if sender is None else await sender.current()
         inspected = await self._around.threads.check(self._inspect, entries, keys)
-        if inspected.count(Reason.ORIGIN_SIG_INVALID):
-            inspected = await self._after_bad_signatures(entries, keys, inspected)
+        if sender is not None and inspected.count(Reason.ORIGIN_SIG_INVALID):
+            inspected = await self._after_bad_signatures(sender, entries, keys, inspected)
         if inspected.blocked is not None:
             raise PeerBlockedError(
                 inspected.blocked.reason,
@@ -74,7 +78,11 @@ class Judge:
         return inspected
 
     async def _after_bad_signatures(
-        self, entries: Sequence[object], keys: frozenset[str], inspected: Inspected
+        self,
+        sender: SenderKeys,
+        entries: Sequence[object],
+        keys: frozenset[str],
+        inspected: Inspected,
     ) -> Inspected:
         """Tell bad entries from a changed key.
 
@@ -83,20 +91,20 @@ class Judge:
         """
         check = self._around.threads.check
         proven = await check(self._any_signature_fits, entries, keys)
-        newer = await self._keys.after_bad_signatures(proven=proven)
+        newer = await sender.after_bad_signatures(proven=proven)
         if newer is not None:
             keys = newer
             inspected = await check(self._inspect, entries, keys)
             proven = await check(self._any_signature_fits, entries, keys)
         if inspected.count(Reason.ORIGIN_SIG_INVALID) and not proven:
-            raise self._keys.key_changed("no signature on its page fits", keys)
+            raise sender.key_changed("no signature on its page fits", keys)
         return inspected
 
     def _any_signature_fits(self, entries: Sequence[object], keys: frozenset[str]) -> bool:
         policy = self.policy(keys)
         return any(
             isinstance(item, Entry) and origin_fits(item, policy)
-            for item in map(decode_entry, entries)
+            for item in map(self._around.envelope.decode_entry, entries)
         )
 
     def _inspect(self, entries: Sequence[object], keys: frozenset[str]) -> Inspected:
@@ -106,14 +114,17 @@ class Judge:
             self._peer.node_id,
             self._stream,
             entries,
+            self._around.envelope,
             policy,
             self._around.clock.now_ms(),
         )
 
     def policy(self, keys: frozenset[str]) -> FactPolicy:
         """Look up what this peer's facts are judged by.  Blocks: call it in a thread."""
-        settings = self._around.settings
-        with reading(self._around.database) as connection:
+        settings, database = self._around.settings, self._around.database
+        with reading(database) as connection:
+            # The wire version was told when the database was opened; an upgrade may change it.
+            schema.require_unchanged(connection, database.schema, database.name)
             # A peer that is gone by now is found out when its page is written.
             peer = reads.peer(connection, self._peer.id) or self._peer
             tenants = reads.tenant_policy(connection, peer, plugin_active=settings.multi_tenant)
@@ -127,6 +138,9 @@ class Judge:
             future_skew_ms=settings.hlc_max_future_skew_s * 1000,
             past_skew_ms=0 if self._backfill else settings.hlc_max_past_skew_s * 1000,
             trust=self._around.trust.scorer(),
+            signed=self._around.envelope.signed,
+            admit_legacy_cid=settings.admit_legacy_cid,
+            require_cid=settings.require_cid,
         )
 
     def _check_burst(self, inspected: Inspected) -> None:

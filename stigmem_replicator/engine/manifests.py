@@ -16,6 +16,7 @@ from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger, printable
 from stigmem_replicator.protocol.signatures import fingerprint
+from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow, StoredManifest
@@ -122,7 +123,8 @@ class SenderKeys:
         with reading(self._around.database) as connection:
             stored = reads.manifest(connection, self._peer.entity_uri)
         if stored is None:
-            raise self._unresolvable(f"no manifest of {self._peer.entity_uri} is stored")
+            organisation = without_secrets(self._peer.entity_uri)
+            raise self._unresolvable(f"no manifest of {organisation} is stored")
         return stored
 
     async def _refresh(self, stored: StoredManifest, before: Manifest) -> Manifest:

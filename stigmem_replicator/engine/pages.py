@@ -193,6 +193,7 @@ class PageWriter:
             now_ms=self._around.clock.now_ms(),
             max_conflicts=self._around.settings.max_conflicts_per_fact,
             new_id=self._around.new_id,
+            lacking=self._around.database.schema.lacking("facts"),
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -74,13 +74,16 @@ class Pull:
         on_page: Callable[[PullReport], None],
         tell: Callable[[str], None],
     ) -> None:
+        around = replace(around, settings=around.settings.for_peer(peer.node_id))
         self._peer = peer
         self._wishes = wishes
         self._around = around
         self._report = report
         self._on_page = on_page
         self._tell = tell
-        self._keys = SenderKeys(peer, around, read_only=wishes.dry_run)
+        self._keys = (
+            SenderKeys(peer, around, read_only=wishes.dry_run) if around.envelope.signed else None
+        )
         # What the peer could bear last; None before the first page.
         self._page_size: int | None = None
 
@@ -135,13 +138,14 @@ class Pull:
                     with suppress(LocalError):
                         await around.writer.run(records.let_go, node_id)
                 finally:
-                    around.locks.free(number)
+                    with suppress(LocalError):
+                        await around.writer.call(around.locks.free, number)
 
     async def _lock(self, number: int) -> None:
         around, patience = self._around, self._wishes.patience_s
         until = around.clock.monotonic() + patience
         told = False
-        while not around.locks.take(number):
+        while not await around.writer.call(around.locks.take, number):
             holder = await around.threads.look_up(self._holder)
             name = str(holder) if holder else "another process"
             if around.clock.monotonic() >= until:

@@ -9,6 +9,7 @@ from stigmem_replicator.engine.identity import Identity
 from stigmem_replicator.engine.threads import Threads
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.protocol.envelope import ENVELOPES, Envelope
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.locks import PeerLocks
@@ -31,3 +32,8 @@ class Surroundings:
     random: Random
     new_id: NewId
     threads: Threads = field(default_factory=Threads)
+
+    @property
+    def envelope(self) -> Envelope:
+        """How the wire version that this node speaks wraps its facts."""
+        return ENVELOPES[self.database.schema.dialect]

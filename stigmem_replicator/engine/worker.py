@@ -176,7 +176,11 @@ class Worker:
                     self._failure = error
                     self._fetching.cancel()
                     return
-                await judged.send(_Judged(item, inspected))
+                try:
+                    await judged.send(_Judged(item, inspected))
+                except anyio.BrokenResourceError:
+                    # Nobody writes any more: that failure is the one to tell.
+                    return
 
     async def _write_pages(self, judged: MemoryObjectReceiveStream[_Judged]) -> None:
         async with judged:

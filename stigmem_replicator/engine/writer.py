@@ -19,15 +19,15 @@ from stigmem_replicator.replication import pacing
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import apply
 from stigmem_replicator.store.apply import BatchWrite, Committed, NotWritten
-from stigmem_replicator.store.engine import Database, checkpoint_log, writing
+from stigmem_replicator.store.engine import Database, tidy, writing
 
 OTHERS_SECONDS: Final = 10.0
 """How long another writer counts as being about after it was noticed."""
 
 WAIT_NOTICED_SECONDS: Final = 0.005
 
-LOG_ROWS: Final = 2_000
-"""Rows after which the write-ahead log is moved into the database."""
+TIDY_ROWS: Final = 2_000
+"""Rows after which the database does what it does best between transactions."""
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Writer:
         self._free_at = 0.0
         self._others_at: float | None = None
         self._data_version: int | None = None
-        self._logged_rows = 0
+        self._rows_since_tidy = 0
         self.row_budget = pacing.ROWS_START
         """How many rows the next batch may have."""
 
@@ -56,9 +56,7 @@ class Writer:
         """Write one batch.  A commit that has begun is not cancelled: it is waited for."""
         async with self._turn:
             await self._stay_away()
-            outcome = await anyio.to_thread.run_sync(
-                apply.apply, self._database, write, self._clock, limiter=self._thread
-            )
+            outcome = await anyio.to_thread.run_sync(self._apply, write, limiter=self._thread)
             if isinstance(outcome, NotWritten):
                 # Somebody else just wrote: let them go on before the page is tried again.
                 self._others_at = self._clock.monotonic()
@@ -67,7 +65,7 @@ class Writer:
                 self._pace(outcome)
                 # Cancelled here, the caller would not learn that the batch is committed.
                 with anyio.CancelScope(shield=True):
-                    await self._keep_log_short(write.batch.rows())
+                    await self._tidy(write.batch.rows())
             return outcome
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
@@ -76,15 +74,28 @@ class Writer:
             await self._stay_away()
             return await anyio.to_thread.run_sync(self._transact, work, args, limiter=self._thread)
 
-    async def _keep_log_short(self, rows: int) -> None:
-        self._logged_rows += rows
-        if self._logged_rows >= LOG_ROWS:
-            self._logged_rows = 0
-            await anyio.to_thread.run_sync(checkpoint_log, self._database, limiter=self._thread)
+    async def call(self, work: Callable[..., T], *args: object) -> T:
+        """Run ``work(*args)``, which uses the writer's connection but writes nothing."""
+        async with self._turn:
+            return await anyio.to_thread.run_sync(work, *args, limiter=self._thread)
+
+    async def _tidy(self, rows: int) -> None:
+        self._rows_since_tidy += rows
+        if self._rows_since_tidy >= TIDY_ROWS:
+            self._rows_since_tidy = 0
+            await anyio.to_thread.run_sync(tidy, self._database, limiter=self._thread)
+
+    def _apply(self, write: BatchWrite) -> Committed | NotWritten:
+        self._check_room()
+        return apply.apply(self._database, write, self._clock)
 
     def _transact(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
+        self._check_room()
         with writing(self._database) as connection:
             return work(connection, *args)
+
+    def _check_room(self) -> None:
+        self._database.backend.check_room(self._settings.free_space_min_mb)
 
     async def _stay_away(self) -> None:
         wait = self._free_at - self._clock.monotonic()

@@ -1,8 +1,12 @@
 """The answer to a request for facts: bytes in, typed page and entries out.
 
 Decoding has two stages, so that one bad entry is one rejected entry and not a failed page:
-:func:`decode_page` reads the page with its entries raw, :func:`decode_entry` reads one entry.
-Both are strict (types, bounds, UTF-8) and neither verifies anything.  Wire version 2.
+:meth:`Envelope.decode_page` reads the page with its entries raw, :meth:`Envelope.decode_entry`
+reads one entry.  Both are strict (types, bounds, UTF-8) and neither verifies anything.
+
+There is one envelope for each wire version, chosen once by the local database.  In version 1 an
+entry is a fact; in version 2 it is a fact, its origin and the origin's signature.  The fact
+itself is read in ``fact``.
 """
 
 from __future__ import annotations
@@ -11,16 +15,28 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import hlc
+from stigmem_replicator.protocol.dialect import Dialect
+from stigmem_replicator.protocol.fact import (
+    ID_CHARACTERS,
+    Fact,
+    FieldError,
+    decode_fact,
+    encodes,
+    text_of,
+)
 
-WIRE_VERSION: Final = 2
-VALUE_TYPES: Final = frozenset({"string", "text", "number", "boolean", "datetime", "ref", "null"})
-SCOPES: Final = frozenset({"local", "team", "company", "public"})
-INTERPRETATIONS: Final = frozenset({"content", "instruction"})
+RELEASES: Final[Mapping[Dialect, str]] = {
+    Dialect.V1: "stigmem-node 0.9.0a10 and before",
+    Dialect.V2: "stigmem-node 0.9.0a11 and later",
+}
+"""Who speaks which wire version, as people know it."""
 
 _CURSOR_CHARACTERS: Final = 256
 _INTEGER_DIGITS: Final = 400
@@ -29,7 +45,6 @@ _OPENINGS_SPARE: Final = 1024
 _QUOTE: Final = ord('"')
 # A string as far as it goes (it never gives back, so no body takes long), or an opening.
 _STRING_OR_OPENING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{\[]', re.DOTALL)
-_ENTRY_ID_CHARACTERS: Final = 256
 
 
 class PageError(ValueError):
@@ -61,31 +76,32 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """One fact as the wire carries it; ``hlc`` is the sender's."""
+class PlainEntry:
+    """One well-formed entry of wire version 1: a fact that nobody signed."""
 
-    id: str
-    entity: str
-    relation: str
-    value_type: str
-    value: str | float | bool | None
-    interpret_as: str
-    source: str
-    timestamp: str
-    hlc: str | None
-    valid_until: str | None
-    confidence: float
-    scope: str
-    cid: str
+    fact: Fact
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One well-formed entry: a fact, who originated it, and the origin's signature."""
+class SignedEntry:
+    """One well-formed entry of wire version 2: a fact, its origin, and the origin's signature."""
 
     fact: Fact
     origin: Origin
     origin_sig: str
+
+
+Entry = PlainEntry | SignedEntry
+
+
+def holds_nul(entry: Entry) -> bool:
+    """Say whether a text of the entry that would be stored holds a NUL."""
+    texts: list[object] = [getattr(entry.fact, item.name) for item in fields(Fact)]
+    if isinstance(entry, SignedEntry):
+        origin = entry.origin
+        texts += (origin.node_id, origin.tenant, origin.entity_uri, entry.origin_sig)
+        texts += (*origin.allowed_scopes, *origin.allowed_tenants)
+    return any(isinstance(text, str) and "\x00" in text for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +123,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(message)
 
 
-def decode_page(body: bytes, entries_max: int | None = None) -> Page:
-    """Decode the body of an answer.
-
-    ``entries_max`` is how many entries were asked for: a body with far more objects and lists
-    than those can hold would take many times its size in memory, and is refused unread.
-
-    Raises :class:`PageError` with ``malformed_page`` when the body is not the JSON of a page,
-    and with ``wrong_dialect`` when it is a page of another wire version.
-    """
+def _read_document(body: bytes, entries_max: int | None) -> dict[str, Any]:
     if entries_max is not None:
         most = _OPENINGS_PER_ENTRY * max(entries_max, 1) + _OPENINGS_SPARE
         if _opens_more(body, most):
@@ -129,17 +137,17 @@ def decode_page(body: bytes, entries_max: int | None = None) -> Page:
     if not isinstance(document, dict) or not isinstance(document.get("facts"), list):
         message = "the body is JSON but has no list of facts"
         raise PageError(Reason.MALFORMED_PAGE, message)
-    if document.get("v") != WIRE_VERSION or document.get("v") is True:
-        spoken = document.get("v", 1)
-        message = (
-            f"the peer speaks wire version {spoken!r:.20}, this node's database {WIRE_VERSION}"
-        )
-        raise PageError(Reason.WRONG_DIALECT, message)
+    return document
+
+
+def _read_paging(document: dict[str, Any]) -> Page:
     cursor, has_more = document.get("cursor"), document.get("has_more")
     if not isinstance(has_more, bool):
         raise PageError(Reason.MALFORMED_PAGE, "has_more is not true or false")
-    if cursor is not None and not (isinstance(cursor, str) and cursor and _encodes(cursor)):
+    if cursor is not None and not (isinstance(cursor, str) and cursor and encodes(cursor)):
         raise PageError(Reason.MALFORMED_PAGE, "cursor is neither a text nor null")
+    if cursor is not None and "\x00" in cursor:
+        raise PageError(Reason.MALFORMED_PAGE, "cursor holds a NUL")
     if cursor is not None and len(cursor) > _CURSOR_CHARACTERS:
         message = f"cursor has more than {_CURSOR_CHARACTERS} characters"
         raise PageError(Reason.MALFORMED_PAGE, message)
@@ -161,27 +169,15 @@ def _opens_more(body: bytes, most: int) -> bool:
     return False
 
 
+def _is_key(text: str) -> bool:
+    """Say whether every database can hold the text."""
+    return encodes(text) and "\x00" not in text
+
+
 def _describe(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return str(error)[:120]
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def raw_hlc(raw: object) -> str | None:
-    """Return the HLC text of a raw entry when it parses, else None: what paging may use."""
-    fact = raw.get("fact") if isinstance(raw, dict) else None
-    text = fact.get("hlc") if isinstance(fact, dict) else None
-    if isinstance(text, str) and hlc.wall_ms(text) is not None:
-        return text
-    return None
 
 
 def payload(raw: object) -> bytes:
@@ -198,137 +194,124 @@ def payload_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def entry_id(raw: object) -> str:
-    """Return the fact id that a raw entry claims, or a name made of its payload's digest."""
-    fact = raw.get("fact") if isinstance(raw, dict) else None
-    claimed = fact.get("id") if isinstance(fact, dict) else None
-    if isinstance(claimed, str) and 0 < len(claimed) <= _ENTRY_ID_CHARACTERS and _encodes(claimed):
-        return claimed
-    return f"unidentified:{payload_hash(payload(raw))[:32]}"
-
-
-def decode_entry(raw: object) -> Entry | MalformedEntry:
-    """Decode one raw entry in the order in which a node looks at it."""
-    if not isinstance(raw, dict):
-        return MalformedEntry(Reason.MALFORMED_ENTRY, "the entry is not an object")
-    fact, origin, signature = raw.get("fact"), raw.get("origin"), raw.get("origin_sig")
-    if not isinstance(fact, dict) or not isinstance(origin, dict):
-        return MalformedEntry(Reason.MISSING_ORIGIN_BLOCK, "fact or origin is not an object")
-    if not isinstance(signature, str) or not signature:
-        return MalformedEntry(Reason.MISSING_ORIGIN_BLOCK, "origin_sig is missing")
-    if not fact.get("id"):
-        return MalformedEntry(Reason.ID_REQUIRED, "fact.id is missing")
-    if not fact.get("cid"):
-        return MalformedEntry(Reason.CID_REQUIRED, "fact.cid is missing")
-    try:
-        return Entry(_decode_fact(fact), _decode_origin(origin), signature)
-    except _FieldError as error:
-        return MalformedEntry(error.reason, str(error))
-
-
-class _FieldError(ValueError):
-    def __init__(self, message: str, reason: Reason = Reason.MALFORMED_FACT) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def _text(holder: dict[str, Any], key: str, where: str) -> str:
-    value = holder.get(key)
-    if not isinstance(value, str):
-        message = f"{where}.{key} is not a text"
-        raise _FieldError(message)
-    if not _encodes(value):
-        message = f"{where}.{key} holds a lone surrogate"
-        raise _FieldError(message)
-    return value
-
-
-def _entry_id(fact: dict[str, Any]) -> str:
-    text = _text(fact, "id", "fact")
-    if len(text) > _ENTRY_ID_CHARACTERS:
-        message = f"fact.id has more than {_ENTRY_ID_CHARACTERS} characters"
-        raise _FieldError(message)
-    return text
-
-
-def _optional_text(holder: dict[str, Any], key: str) -> str | None:
-    return None if holder.get(key) is None else _text(holder, key, "fact")
-
-
 def _decode_origin(origin: dict[str, Any]) -> Origin:
     lists = {}
     for key in ("allowed_scopes", "allowed_tenants"):
         items = origin.get(key)
         if not isinstance(items, list) or not all(
-            isinstance(item, str) and _encodes(item) for item in items
+            isinstance(item, str) and encodes(item) for item in items
         ):
             message = f"origin.{key} is not a list of texts"
-            raise _FieldError(message, Reason.MISSING_ORIGIN_BLOCK)
+            raise FieldError(message, Reason.MISSING_ORIGIN_BLOCK)
         lists[key] = tuple(items)
     try:
         node_id, tenant, entity_uri = (
-            _text(origin, key, "origin") for key in ("node_id", "tenant", "entity_uri")
+            text_of(origin, key, "origin") for key in ("node_id", "tenant", "entity_uri")
         )
-    except _FieldError as error:
-        raise _FieldError(str(error), Reason.MISSING_ORIGIN_BLOCK) from error
+    except FieldError as error:
+        raise FieldError(str(error), Reason.MISSING_ORIGIN_BLOCK) from error
     return Origin(node_id, tenant, entity_uri, lists["allowed_scopes"], lists["allowed_tenants"])
 
 
-def _decode_fact(fact: dict[str, Any]) -> Fact:
-    value = fact.get("value")
-    if not isinstance(value, dict):
-        message = "fact.value is not an object"
-        raise _FieldError(message)
-    value_type = _text(value, "type", "fact.value")
-    if value_type not in VALUE_TYPES:
-        message = f"fact.value.type {value_type[:40]!r} is unknown"
-        raise _FieldError(message)
-    clock = _optional_text(fact, "hlc")
-    if clock is not None and not hlc.fits_wire(clock):
-        message = f"fact.hlc {clock[:40]!r} does not parse"
-        raise _FieldError(message)
-    interpret_as = (
-        _text(value, "interpret_as", "fact.value") if "interpret_as" in value else "content"
-    )
-    return Fact(
-        id=_entry_id(fact),
-        entity=_text(fact, "entity", "fact"),
-        relation=_text(fact, "relation", "fact"),
-        value_type=value_type,
-        value=_decode_value(value_type, value.get("v")),
-        interpret_as=interpret_as,
-        source=_text(fact, "source", "fact"),
-        timestamp=_text(fact, "timestamp", "fact"),
-        hlc=clock,
-        valid_until=_optional_text(fact, "valid_until"),
-        confidence=_decode_confidence(fact.get("confidence")),
-        scope=_text(fact, "scope", "fact"),
-        cid=_text(fact, "cid", "fact"),
-    )
+class Envelope(ABC):
+    """How one wire version wraps facts; ``signed`` says that its entries carry signatures."""
 
+    dialect: ClassVar[Dialect]
+    signed: ClassVar[bool]
 
-def _decode_confidence(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        message = "fact.confidence is not a number between 0 and 1"
-        raise _FieldError(message)
-    return float(value)
+    def decode_page(self, body: bytes, entries_max: int | None = None) -> Page:
+        """Decode the body of an answer.
 
+        ``entries_max`` is how many entries were asked for: a body with far more objects and
+        lists than those can hold would take many times its size in memory, and is refused
+        unread.
 
-def _decode_value(value_type: str, value: object) -> str | float | bool | None:
-    # The null of a number is what JSON makes of infinity and NaN: its text cannot be told.
-    if value_type == "number":
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            return value
-        message = "fact.value.v of a number is not a number"
-        raise _FieldError(message)
-    if value_type == "boolean":
-        if isinstance(value, bool):
-            return value
-        message = "fact.value.v of a boolean is not true or false"
-        raise _FieldError(message)
-    if value_type == "null":
+        Raises :class:`PageError` with ``malformed_page`` when the body is not the JSON of a
+        page, and with ``wrong_dialect`` when it is a page of another wire version.
+        """
+        document = _read_document(body, entries_max)
+        # The first version did not number its pages.
+        spoken = document.get("v", 1)
+        if spoken != int(self.dialect) or spoken is True:
+            raise PageError(Reason.WRONG_DIALECT, self._other_dialect(spoken))
+        return _read_paging(document)
+
+    def _other_dialect(self, spoken: object) -> str:
+        known = [dialect for dialect in Dialect if spoken == int(dialect) and spoken is not True]
+        theirs = f" ({RELEASES[known[0]]})" if known else ""
+        return (
+            f"the peer speaks wire version {spoken!r:.20}{theirs}, "
+            f"this node's database {self.dialect} ({RELEASES[self.dialect]})"
+        )
+
+    def raw_hlc(self, raw: object) -> str | None:
+        """Return the HLC text of a raw entry when it parses, else None: what paging may use."""
+        fact = self._raw_fact(raw)
+        text = fact.get("hlc") if isinstance(fact, dict) else None
+        if isinstance(text, str) and hlc.wall_ms(text) is not None:
+            return text
         return None
-    if not isinstance(value, str) or not _encodes(value):
-        message = f"fact.value.v of a {value_type} is not a text"
-        raise _FieldError(message)
-    return value
+
+    def entry_id(self, raw: object) -> str:
+        """Return the fact id that a raw entry claims, or a name made of its payload's digest."""
+        fact = self._raw_fact(raw)
+        claimed = fact.get("id") if isinstance(fact, dict) else None
+        if isinstance(claimed, str) and 0 < len(claimed) <= ID_CHARACTERS and _is_key(claimed):
+            return claimed
+        return f"unidentified:{payload_hash(payload(raw))[:32]}"
+
+    def decode_entry(self, raw: object) -> Entry | MalformedEntry:
+        """Decode one raw entry in the order in which a node looks at it."""
+        if not isinstance(raw, dict):
+            return MalformedEntry(Reason.MALFORMED_ENTRY, "the entry is not an object")
+        try:
+            return self._decode(raw)
+        except FieldError as error:
+            return MalformedEntry(error.reason, str(error))
+
+    @abstractmethod
+    def _raw_fact(self, raw: object) -> object:
+        """Return what a raw entry has in the place of its fact."""
+
+    @abstractmethod
+    def _decode(self, raw: dict[str, Any]) -> Entry:
+        """Decode an entry.  Raises :class:`FieldError`."""
+
+
+class _PlainEnvelope(Envelope):
+    dialect = Dialect.V1
+    signed = False
+
+    def _raw_fact(self, raw: object) -> object:
+        return raw
+
+    def _decode(self, raw: dict[str, Any]) -> PlainEntry:
+        if not raw.get("id"):
+            raise FieldError("fact.id is missing", Reason.ID_REQUIRED)
+        return PlainEntry(decode_fact(raw))
+
+
+class _SignedEnvelope(Envelope):
+    dialect = Dialect.V2
+    signed = True
+
+    def _raw_fact(self, raw: object) -> object:
+        return raw.get("fact") if isinstance(raw, dict) else None
+
+    def _decode(self, raw: dict[str, Any]) -> SignedEntry:
+        fact, origin, signature = raw.get("fact"), raw.get("origin"), raw.get("origin_sig")
+        if not isinstance(fact, dict) or not isinstance(origin, dict):
+            raise FieldError("fact or origin is not an object", Reason.MISSING_ORIGIN_BLOCK)
+        if not isinstance(signature, str) or not signature:
+            raise FieldError("origin_sig is missing", Reason.MISSING_ORIGIN_BLOCK)
+        if not fact.get("id"):
+            raise FieldError("fact.id is missing", Reason.ID_REQUIRED)
+        if not fact.get("cid"):
+            raise FieldError("fact.cid is missing", Reason.CID_REQUIRED)
+        return SignedEntry(decode_fact(fact), _decode_origin(origin), signature)
+
+
+V1: Final[Envelope] = _PlainEnvelope()
+V2: Final[Envelope] = _SignedEnvelope()
+ENVELOPES: Final[Mapping[Dialect, Envelope]] = {Dialect.V1: V1, Dialect.V2: V2}
+"""The envelope of each wire version."""

@@ -1,7 +1,7 @@
 """The rows that one entry of a page writes, column for column as a node would.
 
-A row of ``facts`` is complete but for its HLC, which the transaction stamps.  Which entries get
-which rows is decided in ``plan``.
+A row of ``facts`` is complete but for its HLC, which the transaction stamps, and for columns
+that this node's table does not have.  Which entries get which rows is decided in ``plan``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from stigmem_replicator.errors import Reason
+from stigmem_replicator.protocol.envelope import PlainEntry
 from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
 
 Row = dict[str, object]
@@ -76,7 +78,8 @@ class PageContext:
     """What every row of the page shares.
 
     ``peer_id`` is the registry's id of the sender and ``sender_node_id`` its wire identity;
-    ``generation`` names the policy and keys under which the page was judged.
+    ``generation`` names the policy and keys under which the page was judged, ``lacking`` the
+    columns of ``facts`` that this node's table does not have.
     """
 
     peer_id: str
@@ -87,12 +90,14 @@ class PageContext:
     now_ms: int
     max_conflicts: int
     new_id: Callable[[], str]
+    lacking: frozenset[str] = frozenset()
 
 
 def admitted_fact(admit: Admit, context: PageContext) -> FactRow:
     """Return the row of an admitted fact."""
-    fact, origin = admit.entry.fact, admit.entry.origin
+    fact = admit.entry.fact
     values = _fact_row(
+        context,
         id=fact.id,
         entity=fact.entity,
         relation=fact.relation,
@@ -104,19 +109,31 @@ def admitted_fact(admit: Admit, context: PageContext) -> FactRow:
         confidence=fact.confidence,
         scope=fact.scope,
         received_from=context.sender_node_id,
-        origin_node_id=origin.node_id,
-        origin_allowed_scopes=json.dumps(sorted(origin.allowed_scopes)),
         re_federation_blocked=int(fact.scope == "company"),
         source_trust=admit.source_trust,
         interpret_as=fact.interpret_as,
-        cid=fact.cid,
+        cid=admit.cid,
         tenant_id=admit.tenant,
-        origin_tenant=origin.tenant,
-        origin_allowed_tenants=json.dumps(sorted(origin.allowed_tenants)),
-        origin_sig=admit.entry.origin_sig,
-        origin_entity_uri=origin.entity_uri,
+        **_origin_columns(admit, context),
     )
     return FactRow(values, fact.hlc)
+
+
+def _origin_columns(admit: Admit, context: PageContext) -> Row:
+    entry = admit.entry
+    if isinstance(entry, PlainEntry):
+        return {
+            "origin_node_id": context.sender_node_id,
+            "origin_allowed_scopes": json.dumps(sorted(admit.agreed_scopes)),
+        }
+    return {
+        "origin_node_id": entry.origin.node_id,
+        "origin_allowed_scopes": json.dumps(sorted(entry.origin.allowed_scopes)),
+        "origin_tenant": entry.origin.tenant,
+        "origin_allowed_tenants": json.dumps(sorted(entry.origin.allowed_tenants)),
+        "origin_sig": entry.origin_sig,
+        "origin_entity_uri": entry.origin.entity_uri,
+    }
 
 
 _FACT_DEFAULTS: Final[Row] = {
@@ -135,14 +152,24 @@ _FACT_DEFAULTS: Final[Row] = {
 }
 
 
-def _fact_row(**values: object) -> Row:
+@cache
+def _defaults(lacking: frozenset[str]) -> Row:
+    return {name: value for name, value in _FACT_DEFAULTS.items() if name not in lacking}
+
+
+def _fact_row(context: PageContext, **values: object) -> Row:
     # One set of columns for every row, so that a batch is one statement.
-    return {**_FACT_DEFAULTS, **values}
+    return {**_defaults(context.lacking), **values}
 
 
-def _own_fact(tenant: str, timestamp: str, **values: object) -> FactRow:
+def _own_fact(tenant: str, context: PageContext, **values: object) -> FactRow:
     row = _fact_row(
-        source=SYSTEM_SOURCE, timestamp=timestamp, confidence=1.0, tenant_id=tenant, **values
+        context,
+        source=SYSTEM_SOURCE,
+        timestamp=context.now_iso,
+        confidence=1.0,
+        tenant_id=tenant,
+        **values,
     )
     return FactRow(row, None)
 
@@ -151,7 +178,7 @@ def meta_fact(admit: Admit, context: PageContext) -> FactRow:
     """Return our own fact about from whom an admitted one was received."""
     return _own_fact(
         admit.tenant,
-        context.now_iso,
+        context,
         id=context.new_id(),
         entity=admit.entry.fact.id,
         relation="stigmem:received_from",
@@ -171,7 +198,7 @@ def conflict(
     def about(relation: str, value_type: str, text: str) -> FactRow:
         return _own_fact(
             admit.tenant,
-            context.now_iso,
+            context,
             id=context.new_id(),
             entity=name,
             relation=relation,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sqlalchemy import Connection, bindparam, func, insert, literal_column, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.clock import Clock
@@ -34,6 +33,7 @@ from stigmem_replicator.store.node_models import (
 from stigmem_replicator.store.own_models import DeadLetter, HlcClock, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
 from stigmem_replicator.store.siblings import sibling_counts
+from stigmem_replicator.store.sql import insert_or, place_in_table
 
 
 class Point(StrEnum):
@@ -111,11 +111,11 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
     the database cannot be written.
     """
     reached(Point.BEFORE_BEGIN)
-    with local_errors(database.path), database.write.connect() as connection:
+    with local_errors(database), database.write.connect() as connection:
         asked = clock.monotonic()
         transaction = connection.begin()
         began = clock.monotonic()
-        version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+        version = database.backend.version(connection)
         try:
             fallen = _fallen_assumption(connection, write)
             if fallen is not None:
@@ -124,12 +124,15 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
             row = _write(connection, write, clock)
             reached(Point.BEFORE_COMMIT)
             transaction.commit()
-        except DBAPIError:
+        except DBAPIError as error:
+            if database.backend.is_duplicate_key(error):
+                transaction.rollback()
+                return NotWritten(Fallen.FACTS, write.row, held_s=clock.monotonic() - began)
             # The answer to COMMIT may be what was lost: the peer's commit number tells.
             connection.invalidate()
-            if _commit_number(database, write) != write.commit_number + 1:
+            committed, row = _after_all(database, write)
+            if not committed:
                 raise
-            row = _cursor_row(database, write)
         except BaseException:
             transaction.rollback()
             raise
@@ -143,21 +146,24 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
         )
 
 
-def _commit_number(database: Database, write: BatchWrite) -> int | None:
-    with database.read.connect() as connection:
-        return connection.scalar(
+def _after_all(database: Database, write: BatchWrite) -> tuple[bool, CursorRow | None]:
+    """Say whether the batch is written, and the cursor row as it is now.
+
+    Asked under the write lock, so that a commit that is still under way has ended.
+    """
+    with database.write.begin() as connection:
+        number = connection.scalar(
             select(PeerStatus.commit_number).where(PeerStatus.node_id == write.peer.node_id)
         )
-
-
-def _cursor_row(database: Database, write: BatchWrite) -> CursorRow | None:
-    with database.read.connect() as connection:
-        return reads.cursor_row(connection, write.peer.id)
+        return number == write.commit_number + 1, reads.cursor_row(connection, write.peer.id)
 
 
 def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten | None:
-    row = reads.cursor_row(connection, write.peer.id)
-    status = connection.scalar(select(Peer.status).where(Peer.id == write.peer.id))
+    # On PostgreSQL others write beside us: both rows stay as they are until we have committed.
+    row = reads.cursor_row(connection, write.peer.id, lock=True)
+    status = connection.scalar(
+        select(Peer.status).where(Peer.id == write.peer.id).with_for_update(read=True)
+    )
     if status != "active":
         raise UnknownPeerError(
             Reason.PEER_NOT_ACTIVE,
@@ -222,11 +228,11 @@ def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> li
 
 def _write_fact_audit(connection: Connection, rows: Sequence[Row]) -> None:
     _insert(connection, FactAudit, rows)
-    # The node numbers its own audit rows by their place in the table; SQLite only.
+    # The node numbers its own audit rows by their place in the table, where there is one.
     connection.execute(
         update(FactAudit)
         .where(FactAudit.id.in_([row["id"] for row in rows]))
-        .values(seq=literal_column("rowid"))
+        .values(seq=place_in_table(connection, FactAudit.seq))
     )
 
 
@@ -241,7 +247,7 @@ def _write_letters(connection: Connection, write: BatchWrite, now_ms: int) -> No
             .values(status="resolved", last_seen_at_ms=now_ms, payload=None)
         )
     if batch.dead_letters:
-        new = insert_or(DeadLetter)
+        new = insert_or(connection, DeadLetter)
         kept = ("node_id", "stream", "entry_id", "first_seen_at_ms", "times_seen")
         changed = {
             column.name: new.excluded[column.name]

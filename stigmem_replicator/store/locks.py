@@ -1,26 +1,76 @@
 """Who works on a peer: a lock that dies with its holder.
 
+There is no lease and nothing to renew.  Who holds a lock is written in the table for people to
+read and decides nothing.
+
 On SQLite, whose users share a host, it is a byte-range lock of the operating system on a file
-beside the database; the byte is the peer's number.  There is no lease and nothing to renew: the
-kernel frees the lock when the process ends, however it ends.  Who holds a lock is written in the
-table for people to read and decides nothing.
+beside the database; the byte is the peer's number.  The kernel frees it when the process ends,
+however it ends.  On PostgreSQL it is an advisory lock of the session that writes: when that
+session is lost, its locks and its open transaction are lost together.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Protocol, Self
 
-from stigmem_replicator.errors import LocalError, Reason
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 
-SUFFIX = ".replicator-lock"
+from stigmem_replicator.errors import LocalError, PeerHeldError, Reason
+from stigmem_replicator.store.engine import Database, local_errors
+from stigmem_replicator.store.postgres import NO_WRITE, PostgresSchema
+
+SUFFIX: Final = ".replicator-lock"
+
+_RETAKE_ATTEMPTS: Final = 50
+_RETAKE_SECONDS: Final = 0.1
 
 
-class PeerLocks:
+class PeerLocks(Protocol):
     """The peers that this process works on; make one per process.
+
+    As a context manager it frees them all at the end.
+    """
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        """Free every peer."""
+
+    def take(self, number: int) -> bool:
+        """Try to lock a peer, without waiting; False when another process holds it.
+
+        Raises :class:`LocalError` when locking is not possible.
+        """
+
+    def free(self, number: int) -> None:
+        """Free a peer that this process holds."""
+
+    def close(self) -> None:
+        """Free every peer."""
+
+
+def make_locks(database: Database) -> PeerLocks:
+    """Return the locks of a database's peers, of the kind that it takes."""
+    if isinstance(database.backend, PostgresSchema):
+        return SessionLocks(database, database.backend)
+    assert database.path is not None  # noqa: S101 - there are two kinds
+    return FileLocks(database.path)
+
+
+class FileLocks:
+    """Locks on a file beside a SQLite database.
 
     Locks of this kind belong to the process and fall when any descriptor of the file is closed,
     so the file is opened once, with the first lock, and closed last.
@@ -88,3 +138,81 @@ class PeerLocks:
                 f"the lock file {self._path} cannot be opened: {error.strerror}",
                 hint="run as the user that runs the node",
             ) from error
+
+
+class SessionLocks:
+    """Advisory locks of the one session that writes to a PostgreSQL database.
+
+    When that session is lost, the next one takes the locks again before it is used for
+    anything; when another process was faster, it is not used at all.
+    """
+
+    def __init__(self, database: Database, backend: PostgresSchema) -> None:
+        self._database = database
+        self._space = backend.lock_space
+        self._held: set[int] = set()
+        event.listen(database.write, "connect", self._on_connect)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        """Free every peer."""
+        self.close()
+
+    def take(self, number: int) -> bool:
+        """Try to lock a peer, without waiting; False when another process holds it.
+
+        Raises :class:`LocalError` when the database cannot be reached.
+        """
+        if number in self._held or not self._call("pg_try_advisory_lock", number):
+            return False
+        self._held.add(number)
+        return True
+
+    def free(self, number: int) -> None:
+        """Free a peer that this process holds."""
+        if number in self._held:
+            self._held.discard(number)
+            self._call("pg_advisory_unlock", number)
+
+    def close(self) -> None:
+        """Free every peer."""
+        event.remove(self._database.write, "connect", self._on_connect)
+        for number in tuple(self._held):
+            with suppress(LocalError, DBAPIError):
+                self.free(number)
+
+    def _call(self, function: str, number: int) -> bool:
+        with (
+            local_errors(self._database),
+            self._database.write.connect().execution_options(**{NO_WRITE: True}) as connection,
+        ):
+            statement = text(f"SELECT {function}(:space, :number)")
+            peer = {"space": self._space, "number": number}
+            granted: bool = connection.execute(statement, peer).scalar_one()
+            return granted
+
+    def _on_connect(self, connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
+        """Take the locks of the session before, which may take the server a moment to end."""
+        for number in self._held:
+            for _attempt in range(_RETAKE_ATTEMPTS):
+                query = "SELECT pg_try_advisory_lock(%s, %s)"
+                (granted,) = connection.execute(query, (self._space, number)).fetchone()
+                if granted:
+                    break
+                connection.execute("SELECT pg_sleep(%s)", (_RETAKE_SECONDS,))
+            else:
+                raise PeerHeldError(
+                    Reason.PEER_HELD,
+                    "the connection to the database was lost, and another process works on a "
+                    "peer of ours since",
+                    hint="nothing more was written; run the command again",
+                )
+        connection.commit()

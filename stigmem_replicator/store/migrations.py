@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.store import own_schema
 from stigmem_replicator.store.engine import Database, writing
 from stigmem_replicator.store.own_models import HEAD_REVISION, VERSION_TABLE, OwnBase
 
@@ -32,9 +33,10 @@ def upgrade(database: Database) -> bool:
     """Bring our own tables to the revision that this code needs; say whether anything changed.
 
     One process at a time: the whole upgrade holds the write lock.  Raises :class:`LocalError`
-    when the tables are of a newer version than this code.
+    when the tables are of a newer version than this code, or only half there.
     """
     with writing(database) as connection:
+        own_schema.check(connection, older=True)
         revision = current(connection)
         if revision == HEAD_REVISION:
             return False
@@ -44,24 +46,18 @@ def upgrade(database: Database) -> bool:
 
 def require(connection: Connection) -> None:
     """Check that our own tables are at the revision that this code needs."""
-    revision = current(connection)
-    if revision != HEAD_REVISION:
-        raise LocalError(
-            Reason.OWN_SCHEMA_OUTDATED,
-            f"the replicator's tables are at revision {revision or 'none'}, "
-            f"this version needs {HEAD_REVISION}",
-            hint="run: stigmem-replicate db upgrade",
-        )
+    own_schema.check(connection, required=True)
 
 
 def drop(database: Database) -> bool:
     """Remove our own tables and leave the node as it was; say whether there were any."""
     with writing(database) as connection:
-        if current(connection) is None:
+        own_schema.refuse_newer(connection)
+        if not own_schema.present(connection):
             return False
         for table in reversed(OwnBase.metadata.sorted_tables):
             connection.execute(text(f"DROP TABLE IF EXISTS {table.name}"))
-        connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
+        connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
     return True
 
 

@@ -3,9 +3,15 @@
 The schema is the node's: these models are never created, altered or migrated from here.
 ``replication_cursors``, ``facts``, ``conflicts``, ``fact_audit_log``, ``federation_audit`` and
 ``federation_manifests`` are written, the rest is only read.
+
+The models are those of a node that speaks wire version 2; what an older one lacks of them is
+named below.  Whether a database fits them is judged in ``schema``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
 
 from sqlalchemy import Float, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -177,3 +183,66 @@ class QuarantineRule(NodeBase):
     rule_type: Mapped[str]
     org_uri: Mapped[str]
     scope: Mapped[str | None]
+
+
+WRITTEN: Final = (Fact, Conflict, FactAudit, FederationAudit, ReplicationCursor)
+"""The tables into which we insert: a column there that must be filled must be ours."""
+
+LACKING_V1: Final[Mapping[str, frozenset[str]]] = {
+    "facts": frozenset(
+        {"origin_tenant", "origin_allowed_tenants", "origin_sig", "origin_entity_uri"}
+    ),
+    "peers": frozenset({"ingest_tenant", "entity_uri", "relay_trusted"}),
+    "peer_tenant_map": frozenset({"peer_id", "origin_tenant", "local_tenant"}),
+}
+"""Columns of these models that a node of wire version 1 does not have, by table."""
+
+UNTOUCHED: Final[Mapping[str, frozenset[str]]] = {
+    "peers": frozenset(
+        {
+            "federation_pubkey",
+            "established_at",
+            "declaration_sig",
+            "signed_at",
+            "created_at",
+            "pull_tenant",
+            "allowed_tenants",
+            "trust_tier",
+        }
+    ),
+    "facts": frozenset(
+        {
+            "attested_key_id",
+            "garden_id",
+            "quarantine_status",
+            "quarantine_garden_id",
+            "quarantine_acted_by",
+            "quarantine_acted_at",
+            "quarantine_reason",
+            "derived_from",
+            "attestation_chain",
+            "attestation_chain_issuers",
+            "embedding_missing",
+        }
+    ),
+    "conflicts": frozenset({"resolution_fact_id"}),
+    "fact_audit_log": frozenset({"oidc_sub", "attested_key_id"}),
+    "federation_manifests": frozenset({"created_at"}),
+    "api_keys": frozenset(
+        {
+            "key_hash",
+            "entity_uri",
+            "permissions",
+            "description",
+            "created_at",
+            "expires_at",
+            "allowed_scopes",
+            "oidc_sub",
+        }
+    ),
+    "agent_keys": frozenset({"public_key", "description", "registered_at"}),
+    "quarantine_rules": frozenset(
+        {"entity_pat", "reason", "created_by", "created_at", "tenant_id"}
+    ),
+}
+"""Columns that are known and left alone, by table."""

@@ -8,13 +8,13 @@ it stands in our own tables.
 from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert
-from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from stigmem_replicator.clock import Clock
 from stigmem_replicator.replication.session import Position, Progress
 from stigmem_replicator.store.node_models import ReplicationCursor
 from stigmem_replicator.store.own_models import StreamCheckpoint, StreamCursor
 from stigmem_replicator.store.reads import INBOUND, CursorRow, PeerRow
+from stigmem_replicator.store.sql import insert_or
 
 
 def save(
@@ -36,14 +36,18 @@ def save(
 
 
 def write_cursor_row(
-    connection: Connection, peer: PeerRow, cursor: str | None, clock: Clock
+    connection: Connection,
+    peer: PeerRow,
+    cursor: str | None,
+    clock: Clock,
+    direction: str = INBOUND,
 ) -> CursorRow:
-    """Set the node's cursor row of a peer."""
+    """Set the node's cursor row of a peer in one direction."""
     row = CursorRow(cursor, clock.now_iso())
     values = {"cursor": row.cursor, "updated_at": row.updated_at}
     connection.execute(
-        insert_or(ReplicationCursor)
-        .values(peer_id=peer.id, direction=INBOUND, **values)
+        insert_or(connection, ReplicationCursor)
+        .values(peer_id=peer.id, direction=direction, **values)
         .on_conflict_do_update(index_elements=["peer_id", "direction"], set_=values)
     )
     return row
@@ -58,7 +62,7 @@ def write_position(connection: Connection, peer: PeerRow, stream: str, position:
         "origin_time_at_ms": position.origin_time_at_ms,
     }
     connection.execute(
-        insert_or(StreamCursor)
+        insert_or(connection, StreamCursor)
         .values(node_id=peer.node_id, stream=stream, **values)
         .on_conflict_do_update(index_elements=["node_id", "stream"], set_=values)
     )

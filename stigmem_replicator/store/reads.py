@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, case, func, select
+from sqlalchemy import Connection, Row, Select, case, func, literal_column, select
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.replication.session import Checkpoint, Position
@@ -39,6 +39,7 @@ class PeerRow:
     """A peer of the node's registry.
 
     ``id`` is the registry's, ``node_id`` the wire identity; ``scopes`` are those agreed with it.
+    At a node of wire version 1 there is no ``ingest_tenant`` and no ``entity_uri``.
     """
 
     id: str
@@ -124,28 +125,21 @@ def peer(connection: Connection, peer_id: str) -> PeerRow | None:
     return None if row is None else _peer_row(row)
 
 
-_PEERS: Final = select(
-    Peer.id,
-    Peer.node_id,
-    Peer.node_url,
-    Peer.status,
-    Peer.allowed_scopes,
-    Peer.ingest_tenant,
-    Peer.entity_uri,
-    Peer.relay_trusted,
-)
+# All columns, because a node of wire version 1 does not have all those of the model.
+_PEERS: Final[Select[Any]] = select(literal_column("peers.*")).select_from(Peer)
 
 
-def _peer_row(row: Row[str, str, str, str, str, str | None, str | None, int]) -> PeerRow:
+def _peer_row(row: Row[Any]) -> PeerRow:
+    columns = row._mapping  # noqa: SLF001 - public, named so that no column can hide it
     return PeerRow(
-        id=row.id,
-        node_id=row.node_id,
-        node_url=row.node_url,
-        status=row.status,
-        scopes=_scopes(row.allowed_scopes),
-        ingest_tenant=row.ingest_tenant,
-        entity_uri=(row.entity_uri or "").strip() or None,
-        relay_trusted=bool(row.relay_trusted),
+        id=columns["id"],
+        node_id=columns["node_id"],
+        node_url=columns["node_url"],
+        status=columns["status"],
+        scopes=_scopes(columns["allowed_scopes"]),
+        ingest_tenant=columns.get("ingest_tenant"),
+        entity_uri=(columns.get("entity_uri") or "").strip() or None,
+        relay_trusted=bool(columns.get("relay_trusted")),
     )
 
 
@@ -160,13 +154,15 @@ def _scopes(text: str) -> frozenset[str]:
     return frozenset(item for item in items if isinstance(item, str))
 
 
-def cursor_row(connection: Connection, peer_id: str) -> CursorRow | None:
-    """Return the node's inbound cursor row of a peer."""
-    row = connection.execute(
-        select(ReplicationCursor.cursor, ReplicationCursor.updated_at).where(
-            ReplicationCursor.peer_id == peer_id, ReplicationCursor.direction == INBOUND
-        )
-    ).first()
+def cursor_row(connection: Connection, peer_id: str, *, lock: bool = False) -> CursorRow | None:
+    """Return the node's inbound cursor row of a peer.
+
+    With ``lock`` nobody changes it before the transaction ends; SQLite's write lock does so too.
+    """
+    query = select(ReplicationCursor.cursor, ReplicationCursor.updated_at).where(
+        ReplicationCursor.peer_id == peer_id, ReplicationCursor.direction == INBOUND
+    )
+    row = connection.execute(query.with_for_update() if lock else query).first()
     return None if row is None else CursorRow(row.cursor, row.updated_at)
 
 
@@ -211,17 +207,24 @@ def has_own_tables(connection: Connection) -> bool:
 
 
 def tenant_policy(connection: Connection, peer: PeerRow, *, plugin_active: bool) -> TenantPolicy:
-    """Return what decides the local tenant of a peer's facts."""
-    mapped = connection.execute(
-        select(PeerTenantMap.origin_tenant, PeerTenantMap.local_tenant).where(
-            PeerTenantMap.peer_id == peer.id
-        )
+    """Return what decides the local tenant of a peer's facts.
+
+    A node of wire version 1 has no map of tenants, and writes all facts to its default one.
+    """
+    rows = (
+        connection.execute(
+            select(PeerTenantMap.origin_tenant, PeerTenantMap.local_tenant).where(
+                PeerTenantMap.peer_id == peer.id
+            )
+        ).all()
+        if connection.dialect.has_table(connection, PeerTenantMap.__tablename__)
+        else []
     )
     hosts = connection.execute(
         select(ApiKey.id).where(ApiKey.tenant_id != "default").limit(1)
     ).first()
     return TenantPolicy(
-        tenant_map={row.origin_tenant: row.local_tenant for row in mapped},
+        tenant_map={row.origin_tenant: row.local_tenant for row in rows},
         ingest_tenant=peer.ingest_tenant,
         hosts_tenants=hosts is not None,
         plugin_active=plugin_active,

@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from stigmem_replicator.clock import Clock, NewId
 from stigmem_replicator.protocol import hlc
@@ -22,6 +21,7 @@ from stigmem_replicator.store import positions, reads
 from stigmem_replicator.store.node_models import Fact, FederationAudit, FederationManifest
 from stigmem_replicator.store.own_models import Event, HlcClock, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.store.sql import bytewise, insert_or
 from stigmem_replicator.trust.keys import Manifest
 
 EVENTS_KEPT: Final = 20
@@ -32,6 +32,8 @@ REPLICATOR: Final = "replicator"
 
 CURSOR_MOVED: Final = "cursor_moved_elsewhere"
 CURSOR_RESET: Final = "cursor_reset"
+CURSOR_SET: Final = "cursor_set"
+CURSOR_IMPORTED: Final = "cursor_imported"
 STATE_CHANGED: Final = "state_changed"
 FIRST_CONTACT: Final = "first_contact"
 
@@ -65,20 +67,19 @@ def seed_clock(connection: Connection) -> None:
 
     The newest is found by the index, which orders texts; the walls of our days have one length.
     """
-    newest = connection.scalar(select(func.max(Fact.hlc)).where(Fact.hlc.is_not(None)))
+    text = bytewise(Fact.hlc)
+    newest = connection.scalar(select(func.max(text)).where(Fact.hlc.is_not(None)))
     wall = (newest or "").split(".")[0]
     # A range and not a pattern, so that the index serves: "/" follows "." in ASCII.
-    walls = connection.scalars(
-        select(Fact.hlc).where(Fact.hlc >= f"{wall}.", Fact.hlc < f"{wall}/")
-    )
-    states = [hlc.HlcState(*hlc.parse(text)) for text in walls if text and _reads(text)]
+    walls = connection.scalars(select(Fact.hlc).where(text >= f"{wall}.", text < f"{wall}/"))
+    states = [hlc.HlcState(*hlc.parse(found)) for found in walls if found and _reads(found)]
     row = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).first()
     if row is not None:
         states.append(hlc.HlcState(row.wall_ms, row.counter))
     greatest = max(states, default=hlc.HlcState())
     values = {"wall_ms": greatest.wall_ms, "counter": greatest.counter}
     connection.execute(
-        insert_or(HlcClock)
+        insert_or(connection, HlcClock)
         .values(id=1, **values)
         .on_conflict_do_update(index_elements=["id"], set_=values)
     )
@@ -92,7 +93,7 @@ def enlist(connection: Connection, node_id: str, clock: Clock) -> None:
     """Give a peer its row and number unless it has them."""
     number = select(func.coalesce(func.max(PeerStatus.number), 0) + 1).scalar_subquery()
     connection.execute(
-        insert_or(PeerStatus)
+        insert_or(connection, PeerStatus)
         .values(node_id=node_id, number=number, since_ms=clock.now_ms())
         .on_conflict_do_nothing(index_elements=["node_id"])
     )
@@ -218,11 +219,20 @@ def note(
 
 
 def reset_cursor(
-    connection: Connection, peer: PeerRow, stream: str, cursor: str | None, actor: str, clock: Clock
+    connection: Connection,
+    peer: PeerRow,
+    stream: str,
+    cursor: str | None,
+    actor: str,
+    clock: Clock,
+    *,
+    event: str = CURSOR_RESET,
+    forced: bool = False,
 ) -> CursorRow:
-    """Set a stream back to ``cursor`` (None: the beginning), whoever works on the peer.
+    """Set a stream to ``cursor`` (None: the beginning), whoever works on the peer.
 
-    A page in flight compares the row and is planned again from here.
+    A page in flight compares the row and is planned again from here.  ``event`` is the
+    operator's act and ``forced`` says that the peer is not known to have given the position.
     """
     enlist(connection, peer.node_id, clock)
     stored = reads.stored_position(connection, peer, stream)
@@ -241,8 +251,10 @@ def reset_cursor(
     )
     positions.write_position(connection, peer, stream, position)
     before = stored.row.cursor if stored.row else None
-    detail = {"stream": stream, "before": before, "after": cursor}
-    note(connection, peer.node_id, CURSOR_RESET, actor, detail, clock)
+    detail: dict[str, object] = {"stream": stream, "before": before, "after": cursor}
+    if forced:
+        detail["forced"] = True
+    note(connection, peer.node_id, event, actor, detail, clock)
     return row
 
 

@@ -72,7 +72,7 @@ def peer_views(connection: Connection) -> dict[str, PeerView]:
 
 def peer_numbers(connection: Connection) -> dict[str, int]:
     """Return the number by which each peer is locked, by node id."""
-    if not reads.has_own_tables(connection):
+    if not connection.dialect.has_table(connection, PeerStatus.__tablename__):
         return {}
     rows = connection.execute(select(PeerStatus.node_id, PeerStatus.number))
     return {row.node_id: row.number for row in rows}

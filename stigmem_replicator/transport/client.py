@@ -23,6 +23,7 @@ from stigmem_replicator.clock import Clock
 from stigmem_replicator.errors import PeerRefusedError, Reason, ReplicatorError, TransientPeerError
 from stigmem_replicator.observe.log import printable
 from stigmem_replicator.replication.pacing import http_date_ms, retry_after_s
+from stigmem_replicator.settings.values import HIDDEN
 from stigmem_replicator.transport import guard
 
 _ERROR_BODY_BYTES: Final = 4096
@@ -109,7 +110,7 @@ class PeerClient:
                     if response.status_code != HTTPStatus.OK:
                         # Its own, shorter limit must be the one that ends the error's body.
                         limit.deadline += 2 * _ERROR_BODY_SECONDS
-                        await self._refuse(response)
+                        await self._refuse(response, token)
                     body = await self._body(response)
         except TimeoutError as error:
             message = f"{url} did not answer within {self._limits.answer_s:g} s"
@@ -148,7 +149,7 @@ class PeerClient:
                 raise TransientPeerError(Reason.PAGE_TOO_LARGE, message)
         return bytes(body)
 
-    async def _refuse(self, response: httpx.Response) -> NoReturn:
+    async def _refuse(self, response: httpx.Response, token: str | None) -> NoReturn:
         body = b""
         # The status says it all; a body that is slow or breaks off must not change the reason.
         with suppress(httpx.HTTPError), anyio.move_on_after(_ERROR_BODY_SECONDS):
@@ -164,16 +165,19 @@ class PeerClient:
             self._limits.retry_after_cap_s,
         )
         url = f"{self._base_url}{response.url.path}"
-        raise failure_of_status(response.status_code, url, _detail(body), wait_s)
+        raise failure_of_status(response.status_code, url, _detail(body, token), wait_s)
 
 
-def _detail(body: bytes) -> str:
+def _detail(body: bytes, token: str | None) -> str:
+    """Return what the peer says about a refusal, without the token if it repeats that."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return ""
     detail = document.get("detail") if isinstance(document, dict) else None
-    return printable(detail) if isinstance(detail, str) else ""
+    if not isinstance(detail, str):
+        return ""
+    return printable(detail.replace(token, HIDDEN) if token else detail)
 
 
 def failure_of_status(status: int, url: str, detail: str, wait_s: float) -> ReplicatorError:

@@ -10,6 +10,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from stigmem_replicator.errors import PeerRefusedError, Reason
+from stigmem_replicator.settings.values import without_secrets
 
 
 def check(url: str) -> None:
@@ -27,6 +28,8 @@ def check(url: str) -> None:
         raise _refused(url, "it is neither http nor https")
     if parts.username is not None or parts.password is not None:
         raise _refused(url, "it holds credentials")
+    if "?" in url or "#" in url:
+        raise _refused(url, "it holds more than an address")
     if not _is_loopback(host):
         raise _refused(
             url,
@@ -45,8 +48,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _refused(url: str, why: str) -> PeerRefusedError:
-    # What stands before an @ may be a password, whether or not the address reads.
-    shown = "…" + url[url.rindex("@") :] if "@" in url else url
+    shown = without_secrets(url)
     return PeerRefusedError(
         Reason.UNSAFE_ADDRESS,
         f"the address {shown[:200]} is refused: {why}",

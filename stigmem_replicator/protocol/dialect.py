@@ -1,0 +1,16 @@
+"""The two wire versions, by name.
+
+A node speaks exactly one, and which one is told by its database (``store.schema``).  What the
+versions differ in is in ``envelope``, ``cid`` and ``trust``, not here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Dialect(StrEnum):
+    """A wire version; the value is the number that its pages carry (version 1 carries none)."""
+
+    V1 = "1"
+    V2 = "2"
