@@ -31,6 +31,8 @@ class Pen:
     node_id: str
     entity_uri: str
     key: Ed25519PrivateKey
+    dialect: int = 2
+    """The version of the wire: in version 1 a fact is its own entry, unsigned."""
     wall_ms: int = field(default_factory=lambda: int(time.time() * 1000) - 60_000)
     _written: int = 0
 
@@ -69,31 +71,41 @@ class Pen:
             "confidence": confidence,
             "scope": scope,
         }
-        fact["cid"] = content_id(fact)
+        fact["cid"] = self.content_id(fact)
         return fact
 
+    def content_id(self, fact: Mapping[str, Any]) -> str:
+        """The content id that this version of the wire gives a fact."""
+        return content_id(fact) if self.dialect == 2 else legacy_content_id(fact)
+
     def sign(
-        self, fact: Mapping[str, Any], *, by: Ed25519PrivateKey | None = None, **origin: object
+        self,
+        fact: Mapping[str, Any],
+        *,
+        by: Ed25519PrivateKey | None = None,
+        block: JsonObject | None = None,
+        **origin: object,
     ) -> JsonObject:
-        """The signed entry of a fact; `origin` replaces parts of the origin block."""
-        block: JsonObject = {
-            "tenant": "default",
-            "node_id": self.node_id,
-            "allowed_scopes": ["company", "public"],
-            "allowed_tenants": ["default"],
-            "entity_uri": self.entity_uri,
-            **origin,
-        }
+        """The signed entry of a fact; `origin` replaces parts of the origin block, `block` all."""
+        if block is None:
+            block = {
+                "tenant": "default",
+                "node_id": self.node_id,
+                "allowed_scopes": ["company", "public"],
+                "allowed_tenants": ["default"],
+                "entity_uri": self.entity_uri,
+                **origin,
+            }
         body = {
-            "cid": fact["cid"],
+            "cid": fact.get("cid"),
             "entity_uri": block["entity_uri"],
-            "fact_id": fact["id"],
+            "fact_id": fact.get("id"),
             "origin_allowed_scopes": sorted(block["allowed_scopes"]),
             "origin_allowed_tenants": sorted(block["allowed_tenants"]),
             "origin_node_id": block["node_id"],
             "origin_tenant": block["tenant"],
             "tv": "2.1",
-            "valid_until": fact["valid_until"],
+            "valid_until": fact.get("valid_until"),
         }
         signature = (by or self.key).sign(_canonical(body))
         return {
@@ -104,16 +116,28 @@ class Pen:
             "origin_key_proof": None,
         }
 
+    def page(self, entries: Sequence[object], *, cursor: str | None) -> bytes:
+        """The body of an answer after which there is no more."""
+        if self.dialect == 2:
+            return page(entries, cursor=cursor)
+        document = {"facts": list(entries), "cursor": cursor, "has_more": False}
+        return json.dumps(document).encode()
+
+
+def value_text(value: Mapping[str, Any]) -> str:
+    """The text under which a node stores a wire value."""
+    kind, v = value["type"], value.get("v")
+    return {"null": "null", "boolean": "true" if v else "false"}.get(kind, str(v))
+
 
 def content_id(fact: Mapping[str, Any]) -> str:
     """The content id of a wire fact, computed as a receiver does."""
     value = fact["value"]
-    kind, v = value["type"], value.get("v")
-    text = {"null": "null", "boolean": "true" if v else "false"}.get(kind, str(v))
+    kind, text = value["type"], value_text(value)
     body = {
         "confidence": float(fact["confidence"]),
         "entity": str(fact["entity"]),
-        "interpret_as": value["interpret_as"],
+        "interpret_as": str(value.get("interpret_as", "content")),
         "relation": str(fact["relation"]),
         "scope": str(fact["scope"]),
         "source": str(fact["source"]),
@@ -124,13 +148,13 @@ def content_id(fact: Mapping[str, Any]) -> str:
 
 
 def legacy_content_id(fact: Mapping[str, Any]) -> str:
-    """The content id that an origin of wire version 1 gave the same fact (text values only)."""
+    """The content id that an origin of wire version 1 gave the same fact."""
     value = fact["value"]
     body = {
         "confidence": float(fact["confidence"]),
-        **{key: fact[key] for key in ("entity", "relation", "scope", "source")},
+        **{key: str(fact[key]) for key in ("entity", "relation", "scope", "source")},
         "value_type": value["type"],
-        "value_v": value["v"],
+        "value_v": value_text(value),
     }
     return f"sha256:{hashlib.sha256(_canonical(body)).hexdigest()}"
 

@@ -97,15 +97,22 @@ def assert_same(
     node_database: Path, our_database: Path, allowed: Sequence[Difference] = ()
 ) -> None:
     """Fail with every row that the two databases do not share and nothing explains."""
-    node, ours = Dump(node_database), Dump(our_database)
-    idle = [item.why for item in allowed if not item.explain(node, ours)]
+    found = compare(node_database, our_database, allowed)
+    idle = [item.why for item, number in zip(allowed, found, strict=True) if not number]
     assert not idle, f"allowed but not found: {idle}"
+
+
+def compare(node_database: Path, our_database: Path, allowed: Sequence[Difference]) -> list[int]:
+    """Fail like `assert_same`, and say of each difference that is allowed how much it explained."""
+    node, ours = Dump(node_database), Dump(our_database)
+    explained = [item.explain(node, ours) for item in allowed]
     assert node.tables.keys() == ours.tables.keys()
     problems = [line for table in node.tables for line in _unequal(table, node[table], ours[table])]
     assert not problems, "\n".join(problems)
     assert node.received == ours.received, "the facts stand in another order"
     for dump in (node, ours):
         assert dump.hlcs == sorted(set(dump.hlcs)), f"HLCs do not count up in {dump.database}"
+    return explained
 
 
 def _unequal(table: str, node: Iterable[Row], ours: Iterable[Row]) -> list[str]:

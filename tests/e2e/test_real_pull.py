@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.conftest import LOOPBACK, make_cli
+from tests.e2e.pulling import content_id
 from tests.nodes.bulk import InsideNode, assert_in_bulk
 from tests.nodes.fact_corpus import SCOPES, Fact, facts, plain_facts, uncarriable_facts
 from tests.nodes.ledger import Ledger
@@ -67,14 +67,6 @@ def node_tables(database: Path) -> dict[str, list[tuple[Any, ...]]]:
         table: [tuple(row) for row in rows(database, f"SELECT * FROM {table} ORDER BY id")]  # noqa: S608
         for table in tables
     }
-
-
-def content_id(row: sqlite3.Row) -> str:
-    """The content id of a stored fact, computed anew from its columns."""
-    keys = ("entity", "relation", "value_type", "value_v", "source", "scope", "confidence")
-    body = {key: row[key] for key in (*keys, "interpret_as")}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +151,7 @@ class TestCorpus:
         whole = [
             row for row in stored if row["value_type"] == "number" and "." not in row["value_v"]
         ]
-        assert [row["id"] for row in stored if content_id(row) != row["cid"]] == []
+        assert [row["id"] for row in stored if content_id(dict(row)) != row["cid"]] == []
         assert len(stored) >= len(corpus.facts)
         assert len(whole) > 50
 

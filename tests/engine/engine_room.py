@@ -26,7 +26,7 @@ from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import reads
 from stigmem_replicator.store.apply import Point
 from stigmem_replicator.store.engine import open_database, reading
-from stigmem_replicator.store.locks import PeerLocks
+from stigmem_replicator.store.locks import make_locks
 from stigmem_replicator.store.records import Holder
 from tests.pages.origin import now_ms
 from tests.pages.receiver import Receiver
@@ -116,7 +116,7 @@ def engine_of(
     clock = clock or CountingClock()
     database = open_database(receiver.database, timeout_s=5.0)
     try:
-        with PeerLocks(database.path) as locks:
+        with make_locks(database) as locks:
             writer = Writer(database, settings, clock, no_sleep, SystemRandom())
             if row_budget is not None:
                 writer.row_budget = row_budget

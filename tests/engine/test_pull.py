@@ -384,7 +384,7 @@ async def test_cancelled_anywhere_the_database_is_whole(
     The report tells what was written, no more and no less. With a `row_budget` a page is also
     given up between its parts.
     """
-    monkeypatch.setattr(writer, "LOG_ROWS", 4)
+    monkeypatch.setattr(writer, "TIDY_ROWS", 4)
     server.origin.add_many(7)
     serve(server.origin, poison("a content beside its id"))
     server.origin.add_many(4, entity="pages:same")

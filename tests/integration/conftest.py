@@ -1,4 +1,7 @@
-"""Fixtures of the integration tests: copies of a database that the node itself has migrated."""
+"""Fixtures of the integration tests: copies of a database that the node itself has migrated.
+
+What takes `node`, or a fixture that does, runs on SQLite and on PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,13 @@ from stigmem_replicator.store import migrations, records
 from stigmem_replicator.store.engine import Database, open_database, writing
 from stigmem_replicator.store.reads import PeerRow
 from tests.integration.world import PEER, FakeClock, add_peer
-from tests.nodes.environment import node_environment
+from tests.nodes.database import NodeDatabase, PostgresDatabase, SqliteDatabase
+from tests.nodes.environment import NodeEnvironment, node_environment
+from tests.nodes.postgres import PostgresServer
 
 # The first test of a session also installs the node, from a network that may be slow.
 TEST_TIMEOUT_S = 600
+OLD_VERSION = "0.9.0a10"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,8 +38,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def node_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the node's schema and nothing in it; copied, never opened by a test."""
-    environment = node_environment()
-    folder = tmp_path_factory.mktemp("node")
+    return migrated(node_environment(), tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture(scope="session")
+def old_node_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a node of wire version 1."""
+    return migrated(node_environment(OLD_VERSION), tmp_path_factory.mktemp("old-node"))
+
+
+def migrated(environment: NodeEnvironment, folder: Path) -> Path:
+    """Return a SQLite database that the node itself has just made."""
     path = folder / "node.db"
     code = "from stigmem_node.db import apply_migrations; apply_migrations()"
     subprocess.run(
@@ -52,11 +67,44 @@ def node_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def node_path(node_schema: Path, tmp_path: Path) -> Path:
-    """A node's database of this test's own, without peers and without our tables."""
-    path = tmp_path / "node.db"
-    shutil.copyfile(node_schema, path)
+    """A SQLite database of this test's own, without peers and without our tables."""
+    return copied(node_schema, tmp_path / "node.db")
+
+
+@pytest.fixture
+def old_node_path(old_node_schema: Path, tmp_path: Path) -> Path:
+    """The same of a node of wire version 1."""
+    return copied(old_node_schema, tmp_path / "old-node.db")
+
+
+def copied(schema: Path, path: Path) -> Path:
+    shutil.copyfile(schema, path)
     path.chmod(0o600)
     return path
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def node(request: pytest.FixtureRequest) -> Iterator[NodeDatabase]:
+    """A node's database of this test's own, on each backend; see `SQLITE_ONLY`."""
+    yield from _on_backend(request, "node_path", node_environment())
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def old_node(request: pytest.FixtureRequest) -> Iterator[NodeDatabase]:
+    """The same of a node of wire version 1."""
+    yield from _on_backend(request, "old_node_path", node_environment(OLD_VERSION))
+
+
+def _on_backend(
+    request: pytest.FixtureRequest, file: str, environment: NodeEnvironment
+) -> Iterator[NodeDatabase]:
+    if request.param == "sqlite":
+        yield SqliteDatabase(request.getfixturevalue(file))
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.node_database(environment)
+    yield PostgresDatabase(url)
+    server.drop_database(url)
 
 
 @pytest.fixture
@@ -65,10 +113,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def bare(node_path: Path) -> Iterator[Database]:
+def bare(node: NodeDatabase) -> Iterator[Database]:
     """The database opened, with a peer and without our tables."""
-    add_peer(node_path)
-    database = open_database(node_path, timeout_s=1.0)
+    add_peer(node)
+    database = open_database(node.location, timeout_s=1.0)
     yield database
     database.close()
 

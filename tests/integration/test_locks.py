@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.store.locks import SUFFIX, PeerLocks
+from stigmem_replicator.store.locks import SUFFIX, FileLocks
 from tests.nodes.environment import REPOSITORY
 
 HOLD = """
 import sys
 from pathlib import Path
-from stigmem_replicator.store.locks import PeerLocks
-locks = PeerLocks(Path(sys.argv[1]))
+from stigmem_replicator.store.locks import FileLocks
+locks = FileLocks(Path(sys.argv[1]))
 print(*(locks.take(int(number)) for number in sys.argv[2:]), flush=True)
 sys.stdin.read()
 """
@@ -47,12 +47,12 @@ def another_process(database: Path, *numbers: int) -> Iterator[subprocess.Popen[
 
 
 @pytest.fixture
-def locks(tmp_path: Path) -> Iterator[PeerLocks]:
-    with PeerLocks(tmp_path / "node.db") as made:
+def locks(tmp_path: Path) -> Iterator[FileLocks]:
+    with FileLocks(tmp_path / "node.db") as made:
         yield made
 
 
-def test_a_peer_is_held_by_one_process(tmp_path: Path, locks: PeerLocks) -> None:
+def test_a_peer_is_held_by_one_process(tmp_path: Path, locks: FileLocks) -> None:
     """While another process holds a peer it cannot be taken, and other peers can."""
     with another_process(tmp_path / "node.db", 1, 7):
         assert not locks.take(1)
@@ -61,7 +61,7 @@ def test_a_peer_is_held_by_one_process(tmp_path: Path, locks: PeerLocks) -> None
         assert locks.take(8)
 
 
-def test_a_killed_process_frees_its_peers(tmp_path: Path, locks: PeerLocks) -> None:
+def test_a_killed_process_frees_its_peers(tmp_path: Path, locks: FileLocks) -> None:
     """The kernel frees the lock at once, without a lease that would have to run out."""
     with another_process(tmp_path / "node.db", 1) as process:
         assert not locks.take(1)
@@ -70,7 +70,7 @@ def test_a_killed_process_frees_its_peers(tmp_path: Path, locks: PeerLocks) -> N
         assert locks.take(1)
 
 
-def test_a_stopped_process_keeps_its_peers(tmp_path: Path, locks: PeerLocks) -> None:
+def test_a_stopped_process_keeps_its_peers(tmp_path: Path, locks: FileLocks) -> None:
     """A process that only stands still is still the holder."""
     with another_process(tmp_path / "node.db", 1) as process:
         process.send_signal(signal.SIGSTOP)
@@ -78,7 +78,7 @@ def test_a_stopped_process_keeps_its_peers(tmp_path: Path, locks: PeerLocks) -> 
         process.send_signal(signal.SIGCONT)
 
 
-def test_a_freed_peer_can_be_taken_by_another_process(tmp_path: Path, locks: PeerLocks) -> None:
+def test_a_freed_peer_can_be_taken_by_another_process(tmp_path: Path, locks: FileLocks) -> None:
     """Freeing one peer keeps the others."""
     assert locks.take(1)
     assert locks.take(2)
@@ -90,13 +90,13 @@ def test_a_freed_peer_can_be_taken_by_another_process(tmp_path: Path, locks: Pee
 
 def test_a_closed_file_frees_every_peer(tmp_path: Path) -> None:
     """A command that ends leaves nothing held."""
-    with PeerLocks(tmp_path / "node.db") as first:
+    with FileLocks(tmp_path / "node.db") as first:
         assert first.take(1)
     with another_process(tmp_path / "node.db", 1):
         pass
 
 
-def test_the_same_process_cannot_take_a_peer_twice(locks: PeerLocks) -> None:
+def test_the_same_process_cannot_take_a_peer_twice(locks: FileLocks) -> None:
     """The kernel would allow it, so the process itself remembers what it holds."""
     assert locks.take(1)
     assert not locks.take(1)
@@ -106,7 +106,7 @@ def test_the_same_process_cannot_take_a_peer_twice(locks: PeerLocks) -> None:
 
 def test_without_a_lock_no_file_is_made(tmp_path: Path) -> None:
     """A command that locks nothing leaves nothing beside the database."""
-    with PeerLocks(tmp_path / "node.db") as locks:
+    with FileLocks(tmp_path / "node.db") as locks:
         locks.free(1)
     assert list(tmp_path.iterdir()) == []
 
@@ -118,7 +118,7 @@ def test_the_lock_file_lies_beside_the_database_itself(tmp_path: Path) -> None:
     real.touch()
     link = tmp_path / "link.db"
     link.symlink_to(real)
-    with PeerLocks(link) as locks:
+    with FileLocks(link) as locks:
         assert locks.take(1)
         file = real.with_name("node.db" + SUFFIX)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -128,7 +128,7 @@ def test_the_lock_file_lies_beside_the_database_itself(tmp_path: Path) -> None:
 
 def test_a_lock_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """Without the lock nothing is pulled."""
-    locks = PeerLocks(tmp_path / "missing" / "node.db")
+    locks = FileLocks(tmp_path / "missing" / "node.db")
     with pytest.raises(LocalError) as caught:
         locks.take(1)
     assert caught.value.reason is Reason.DATABASE_FAILED

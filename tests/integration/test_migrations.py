@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -17,63 +16,55 @@ from stigmem_replicator.store.own_models import (
     OwnBase,
 )
 from tests.check_migrations import problems
-from tests.integration.world import query, run
-
-SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+from tests.nodes.database import NodeDatabase
 
 
-def tables(path: Path) -> set[str]:
-    return {name for kind, name, _, _ in query(path, SCHEMA) if kind == "table"}
-
-
-def test_an_upgrade_makes_our_tables_and_touches_no_other(bare: Database) -> None:
+def test_an_upgrade_makes_our_tables_and_touches_no_other(
+    bare: Database, node: NodeDatabase
+) -> None:
     """Everything new carries our prefix; what the node made is as it was, byte for byte."""
-    before = query(bare.path, SCHEMA)
+    before, tables = node.schema(), node.tables()
     assert migrations.upgrade(bare)
-    after = query(bare.path, SCHEMA)
-    ours = [row for row in after if row[2].startswith(PREFIX)]
-    assert [row for row in after if row not in ours] == before
-    assert tables(bare.path) - {row[1] for row in before} == {
-        VERSION_TABLE,
-        *OwnBase.metadata.tables,
-    }
+    after = node.schema()
+    assert [row for row in after if not row[2].startswith(PREFIX)] == before
+    assert node.tables() - tables == {VERSION_TABLE, *OwnBase.metadata.tables}
     with reading(bare) as connection:
         assert migrations.current(connection) == HEAD_REVISION
         migrations.require(connection)
 
 
-def test_a_second_upgrade_changes_nothing(bare: Database) -> None:
+def test_a_second_upgrade_changes_nothing(bare: Database, node: NodeDatabase) -> None:
     """Every start may upgrade; rows and schema stay."""
     migrations.upgrade(bare)
-    run(bare.path, "INSERT INTO replicator_clock VALUES (1, 2, 3)")
-    before = query(bare.path, SCHEMA)
+    node.run("INSERT INTO replicator_clock VALUES (1, 2, 3)")
+    before = node.schema()
     assert not migrations.upgrade(bare)
-    assert query(bare.path, SCHEMA) == before
-    assert query(bare.path, "SELECT * FROM replicator_clock") == [(1, 2, 3)]
+    assert node.schema() == before
+    assert node.query("SELECT * FROM replicator_clock") == [(1, 2, 3)]
 
 
-def test_dropping_leaves_the_nodes_schema_as_it_was(bare: Database) -> None:
+def test_dropping_leaves_the_nodes_schema_as_it_was(bare: Database, node: NodeDatabase) -> None:
     """Afterwards nothing tells that we were here, and an upgrade can make the tables again."""
-    before = query(bare.path, SCHEMA)
+    before = node.schema()
     migrations.upgrade(bare)
-    run(bare.path, "INSERT INTO replicator_clock VALUES (1, 2, 3)")
+    node.run("INSERT INTO replicator_clock VALUES (1, 2, 3)")
     assert migrations.drop(bare)
-    assert query(bare.path, SCHEMA) == before
+    assert node.schema() == before
     assert not migrations.drop(bare)
     assert migrations.upgrade(bare)
-    assert query(bare.path, "SELECT * FROM replicator_clock") == []
+    assert node.query("SELECT * FROM replicator_clock") == []
 
 
-def test_tables_of_a_newer_version_are_refused(bare: Database) -> None:
+def test_tables_of_a_newer_version_are_refused(bare: Database, node: NodeDatabase) -> None:
     """An older program neither uses nor changes what a newer one made."""
     migrations.upgrade(bare)
-    run(bare.path, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant
-    before = query(bare.path, SCHEMA)
+    node.run(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant
+    before = node.schema()
     with pytest.raises(LocalError) as caught:
         migrations.upgrade(bare)
     assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
     assert "9999" in caught.value.message
-    assert query(bare.path, SCHEMA) == before
+    assert node.schema() == before
     with pytest.raises(LocalError) as required, reading(bare) as connection:
         migrations.require(connection)
     assert required.value.reason is Reason.OWN_SCHEMA_OUTDATED
@@ -89,13 +80,14 @@ def test_without_our_tables_a_command_says_what_to_run(bare: Database) -> None:
     assert "db upgrade" in caught.value.hint
 
 
-def test_processes_that_start_together_upgrade_once(bare: Database) -> None:
+@pytest.mark.usefixtures("bare")
+def test_processes_that_start_together_upgrade_once(node: NodeDatabase) -> None:
     """The whole upgrade holds the write lock, so one does it and the others find it done."""
     barrier = threading.Barrier(3, timeout=10)
     changed: list[bool] = []
 
     def start() -> None:
-        other = open_database(bare.path, timeout_s=10.0)
+        other = open_database(node.location, timeout_s=10.0)
         barrier.wait()
         changed.append(migrations.upgrade(other))
         other.close()
@@ -109,10 +101,10 @@ def test_processes_that_start_together_upgrade_once(bare: Database) -> None:
 
 
 def test_an_upgrade_that_is_interrupted_leaves_nothing(
-    bare: Database, monkeypatch: pytest.MonkeyPatch
+    bare: Database, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tables come together or not at all."""
-    before = query(bare.path, SCHEMA)
+    before = node.schema()
 
     def end(_connection: object) -> None:
         raise KeyboardInterrupt
@@ -121,7 +113,7 @@ def test_an_upgrade_that_is_interrupted_leaves_nothing(
         broken.setattr(bare.write.dialect, "do_commit", end)
         with pytest.raises(KeyboardInterrupt):
             migrations.upgrade(bare)
-    assert query(bare.path, SCHEMA) == before
+    assert node.schema() == before
     assert migrations.upgrade(bare)
 
 

@@ -19,62 +19,60 @@ from tests.integration.world import (
     PEER,
     FakeClock,
     add_fact,
-    insert,
     new_id,
     progress,
-    rows,
-    run,
+    unstamp,
 )
+from tests.nodes.database import NodeDatabase
 from tests.unit.signed import KEYS, NOW, NOW_MS, manifest_document, rotation
 
 HOLDER = Holder("host-1", 4711, "pull", NOW_MS)
 
 
-def status(database: Database, node_id: str = PEER.node_id) -> dict[str, Any]:
-    found = {row["node_id"]: row for row in rows(database.path, "replicator_peers")}
+def status(node: NodeDatabase, node_id: str = PEER.node_id) -> dict[str, Any]:
+    found = {row["node_id"]: row for row in node.rows("replicator_peers")}
     return found[node_id]
 
 
 # the clock
 
 
-def seeded(database: Database) -> HlcState:
+def seeded(database: Database, node: NodeDatabase) -> HlcState:
     with writing(database) as connection:
         records.seed_clock(connection)
-    (row,) = rows(database.path, "replicator_clock")
+    (row,) = node.rows("replicator_clock")
     return HlcState(row["wall_ms"], row["counter"])
 
 
-def test_a_clock_without_facts_begins_at_zero(database: Database) -> None:
+def test_a_clock_without_facts_begins_at_zero(database: Database, node: NodeDatabase) -> None:
     """The first stamp is the wall clock's."""
-    assert seeded(database) == HlcState()
+    assert seeded(database, node) == HlcState()
 
 
-def test_the_clock_begins_at_the_greatest_stamp(database: Database) -> None:
+def test_the_clock_begins_at_the_greatest_stamp(database: Database, node: NodeDatabase) -> None:
     """Among the stamps of the last millisecond the counter counts as a number, not as text."""
     for counter in ("9", "10", "2"):
-        add_fact(database.path, f"f-{counter}", f"{NOW_MS}.{counter}")
-    add_fact(database.path, "older", f"{NOW_MS - 1}.500")
-    assert seeded(database) == HlcState(NOW_MS, 10)
+        add_fact(node, f"f-{counter}", f"{NOW_MS}.{counter}")
+    add_fact(node, "older", f"{NOW_MS - 1}.500")
+    assert seeded(database, node) == HlcState(NOW_MS, 10)
 
 
-def test_the_clock_never_falls(database: Database) -> None:
+def test_the_clock_never_falls(database: Database, node: NodeDatabase) -> None:
     """A clock that is ahead of every fact stays where it is; one that is behind moves up."""
-    add_fact(database.path, "f-1", f"{NOW_MS}.3")
-    run(database.path, "UPDATE replicator_clock SET wall_ms = ?, counter = 7", NOW_MS)
-    assert seeded(database) == HlcState(NOW_MS, 7)
-    run(database.path, "UPDATE replicator_clock SET wall_ms = ?", NOW_MS + 5)
-    assert seeded(database) == HlcState(NOW_MS + 5, 7)
-    add_fact(database.path, "f-2", f"{NOW_MS + 6}.0")
-    assert seeded(database) == HlcState(NOW_MS + 6, 0)
+    add_fact(node, "f-1", f"{NOW_MS}.3")
+    node.run("UPDATE replicator_clock SET wall_ms = ?, counter = 7", NOW_MS)
+    assert seeded(database, node) == HlcState(NOW_MS, 7)
+    node.run("UPDATE replicator_clock SET wall_ms = ?", NOW_MS + 5)
+    assert seeded(database, node) == HlcState(NOW_MS + 5, 7)
+    add_fact(node, "f-2", f"{NOW_MS + 6}.0")
+    assert seeded(database, node) == HlcState(NOW_MS + 6, 0)
 
 
-def test_facts_without_a_stamp_do_not_count(database: Database) -> None:
+def test_facts_without_a_stamp_do_not_count(database: Database, node: NodeDatabase) -> None:
     """A database whose facts were never stamped seeds nothing."""
-    add_fact(database.path, "f-1")
-    run(database.path, "DROP TRIGGER facts_no_update")
-    run(database.path, "UPDATE facts SET hlc = NULL")
-    assert seeded(database) == HlcState()
+    add_fact(node, "f-1")
+    unstamp(node, "f-1")
+    assert seeded(database, node) == HlcState()
 
 
 # numbers and holders
@@ -92,23 +90,24 @@ def test_each_peer_has_its_own_number_for_good(database: Database, clock: FakeCl
     assert numbers == {PEER.node_id: 1, "b": 2, "a": 3}
 
 
-def test_a_peer_begins_as_catching_up(database: Database) -> None:
+@pytest.mark.usefixtures("database")
+def test_a_peer_begins_as_catching_up(node: NodeDatabase) -> None:
     """Before its first pull a peer has a state, a time, and no totals."""
-    row = status(database)
+    row = status(node)
     assert (row["state"], row["since_ms"], row["reason"]) == ("catching_up", NOW_MS, None)
     assert {row[name] for name in ("pages", "admitted", "rejected", "commit_number")} == {0}
 
 
-def test_who_works_on_a_peer_can_be_named(database: Database) -> None:
+def test_who_works_on_a_peer_can_be_named(database: Database, node: NodeDatabase) -> None:
     """Taking a peer notes the process and gives the commit number; letting go removes it."""
-    run(database.path, "UPDATE replicator_peers SET commit_number = 7")
+    node.run("UPDATE replicator_peers SET commit_number = 7")
     with writing(database) as connection:
         assert records.holder(connection, PEER.node_id) is None
         assert records.take(connection, PEER.node_id, HOLDER) == 7
         assert records.holder(connection, PEER.node_id) == HOLDER
         assert records.holder(connection, "unknown") is None
     assert str(HOLDER) == "process 4711 on host-1 (pull)"
-    assert status(database)["last_attempt_ms"] == NOW_MS
+    assert status(node)["last_attempt_ms"] == NOW_MS
     with writing(database) as connection:
         records.let_go(connection, PEER.node_id)
         assert records.holder(connection, PEER.node_id) is None
@@ -128,17 +127,19 @@ def events(database: Database) -> list[tuple[str, str, dict[str, Any]]]:
     return [(event.event, event.actor, json.loads(event.detail)) for event in reversed(found)]
 
 
-def test_a_pull_that_caught_up_leaves_an_idle_peer(database: Database, clock: FakeClock) -> None:
+def test_a_pull_that_caught_up_leaves_an_idle_peer(
+    database: Database, node: NodeDatabase, clock: FakeClock
+) -> None:
     """Its times are noted and its failures forgotten."""
-    run(database.path, "UPDATE replicator_peers SET failures = 3, not_before_ms = 9")
+    node.run("UPDATE replicator_peers SET failures = 3, not_before_ms = 9")
     end(database, clock, Ending(PeerState.IDLE, caught_up_ms=NOW_MS - 5))
-    row = status(database)
+    row = status(node)
     assert (row["state"], row["failures"], row["not_before_ms"]) == ("idle", 0, None)
     assert (row["caught_up_ms"], row["last_success_ms"]) == (NOW_MS - 5, NOW_MS - 5)
 
 
 def test_a_failure_is_counted_and_keeps_when_it_was_caught_up(
-    database: Database, clock: FakeClock
+    database: Database, node: NodeDatabase, clock: FakeClock
 ) -> None:
     """Reason, detail and the peer's wish to be left alone are kept; the last success stays."""
     end(database, clock, Ending(PeerState.IDLE, caught_up_ms=NOW_MS))
@@ -148,7 +149,7 @@ def test_a_failure_is_counted_and_keeps_when_it_was_caught_up(
     )
     end(database, clock, throttled)
     end(database, clock, throttled)
-    row = status(database)
+    row = status(node)
     assert (row["state"], row["reason"], row["detail"]) == (
         "throttled",
         "throttled",
@@ -179,7 +180,7 @@ def test_only_changes_of_state_are_events(database: Database, clock: FakeClock) 
 
 
 def test_twenty_events_of_a_peer_are_kept_and_all_of_operators(
-    database: Database, clock: FakeClock
+    database: Database, node: NodeDatabase, clock: FakeClock
 ) -> None:
     """What the replicator notes itself is bounded for each peer; operators' actions never go."""
     with writing(database) as connection:
@@ -192,7 +193,7 @@ def test_twenty_events_of_a_peer_are_kept_and_all_of_operators(
     assert [detail["n"] for _, actor, detail in found if actor == "alice"] == [0, 10, 20, 30, 40]
     ours = [detail["n"] for _, actor, detail in found if actor == records.REPLICATOR]
     assert ours == list(range(30, 50))
-    assert len(rows(database.path, "replicator_events")) == 26
+    assert len(node.rows("replicator_events")) == 26
 
 
 # resets
@@ -229,20 +230,23 @@ def test_a_reset_sets_every_position_back(
     ]
 
 
-def test_a_peer_that_was_never_pulled_can_be_reset(bare: Database, clock: FakeClock) -> None:
+def test_a_peer_that_was_never_pulled_can_be_reset(
+    bare: Database, node: NodeDatabase, clock: FakeClock
+) -> None:
     """A cursor may be set before the first pull; the peer gets its row."""
     migrations.upgrade(bare)
     assert reset(bare, clock, "7.0").cursor == "7.0"
-    assert status(bare)["number"] == 1
+    assert status(node)["number"] == 1
     assert events(bare)[0][2]["before"] is None
 
 
 # manifests
 
 
-def stored_manifest(database: Database, document: dict[str, Any]) -> reads.StoredManifest:
-    insert(
-        database.path,
+def stored_manifest(
+    database: Database, node: NodeDatabase, document: dict[str, Any]
+) -> reads.StoredManifest:
+    node.insert(
         "federation_manifests",
         id="m-1",
         entity_uri=document["entity_uri"],
@@ -262,34 +266,42 @@ def stored_manifest(database: Database, document: dict[str, Any]) -> reads.Store
 
 
 def store(
-    database: Database, clock: FakeClock, document: dict[str, Any], stored: reads.StoredManifest
+    database: Database,
+    node: NodeDatabase,
+    clock: FakeClock,
+    document: dict[str, Any],
+    stored: reads.StoredManifest,
 ) -> dict[str, Any]:
     with writing(database) as connection:
         records.store_manifest(connection, PEER, parse_manifest(document), stored, clock, new_id)
-    (row,) = rows(database.path, "federation_manifests")
+    (row,) = node.rows("federation_manifests")
     return row
 
 
-def test_a_newer_manifest_replaces_the_stored_one(database: Database, clock: FakeClock) -> None:
+def test_a_newer_manifest_replaces_the_stored_one(
+    database: Database, node: NodeDatabase, clock: FakeClock
+) -> None:
     """Every column follows, the proof of the old one goes, and the node's audit says so."""
-    stored = stored_manifest(database, manifest_document(KEYS[0]))
+    stored = stored_manifest(database, node, manifest_document(KEYS[0]))
     newer = manifest_document(KEYS[1], rotations=[rotation(KEYS[0], KEYS[1])])
-    row = store(database, clock, newer, stored)
+    row = store(database, node, clock, newer, stored)
     assert json.loads(row["manifest_json"]) == newer
     assert (row["id"], row["created_at"], row["updated_at"]) == ("m-1", "then", NOW.isoformat())
     assert (row["key_id"], row["signature"]) == (KEYS[1].id, newer["signature"])
     assert (row["issued_at"], row["expires_at"]) == (newer["issued_at"], newer["expires_at"])
     assert row["log_entry_json"] is None
-    (audit,) = rows(database.path, "federation_audit")
+    (audit,) = node.rows("federation_audit")
     assert (audit["event_type"], audit["peer_id"]) == ("manifest_stored", PEER.id)
     assert json.loads(audit["detail"])["key_id"] == KEYS[1].id
 
 
-def test_the_same_manifest_only_gets_a_new_time(database: Database, clock: FakeClock) -> None:
+def test_the_same_manifest_only_gets_a_new_time(
+    database: Database, node: NodeDatabase, clock: FakeClock
+) -> None:
     """Nothing changed, so its proof stays and nothing is audited."""
     document = manifest_document(KEYS[0])
-    stored = stored_manifest(database, document)
-    before = rows(database.path, "federation_manifests")[0]
-    row = store(database, clock, document, stored)
+    stored = stored_manifest(database, node, document)
+    before = node.rows("federation_manifests")[0]
+    row = store(database, node, clock, document, stored)
     assert row == {**before, "updated_at": NOW.isoformat()}
-    assert rows(database.path, "federation_audit") == []
+    assert node.rows("federation_audit") == []

@@ -17,7 +17,6 @@ from sqlalchemy import Connection, event, text
 
 from stigmem_replicator.engine import writer as writer_module
 from stigmem_replicator.engine.writer import Writer
-from stigmem_replicator.errors import LocalError
 from stigmem_replicator.replication import pacing
 from stigmem_replicator.replication.plan import Batch
 from stigmem_replicator.settings import Settings
@@ -27,15 +26,17 @@ from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.own_models import FACTS
 from tests.integration.world import (
     PEER,
+    REFUSED_BY_SCHEMA,
+    SQLITE_ONLY,
     FakeClock,
+    FakeSleep,
+    Middle,
     add_fact,
     admitted,
-    insert,
     planned,
-    query,
     rejected,
-    rows,
 )
+from tests.nodes.database import NodeDatabase, SqliteDatabase
 
 pytestmark = pytest.mark.anyio
 
@@ -46,26 +47,6 @@ BUSY, IDLE = 0.5, 0.85
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     backend: str = request.param
     return backend
-
-
-class FakeSleep:
-    """Notes each wait and lets the clock stand at its end."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.clock = clock
-        self.waits: list[float] = []
-
-    async def __call__(self, seconds: float, /) -> None:
-        self.waits.append(seconds)
-        self.clock.advance(seconds)
-        await checkpoint()
-
-
-class Middle:
-    """Chance that always says the middle."""
-
-    def uniform(self, low: float, high: float, /) -> float:
-        return (low + high) / 2
 
 
 @pytest.fixture
@@ -107,8 +88,8 @@ async def commit(writer: Writer, number: int, batch: Batch | None = None) -> Com
     return outcome
 
 
-def commits(database: Database) -> int:
-    (row,) = rows(database.path, "replicator_peers")
+def commits(node: NodeDatabase) -> int:
+    (row,) = node.rows("replicator_peers")
     number: int = row["commit_number"]
     return number
 
@@ -146,13 +127,21 @@ async def test_time_that_passed_meanwhile_counts(
     assert sleep.waits == pytest.approx([0.03 * (1 / IDLE - 1) - 0.002])
 
 
+@SQLITE_ONLY
 async def test_another_writer_gets_more_of_the_time(
-    writer: Writer, sleep: FakeSleep, hold: Hold, database: Database, clock: FakeClock
+    writer: Writer,
+    sleep: FakeSleep,
+    hold: Hold,
+    node: NodeDatabase,
+    clock: FakeClock,
 ) -> None:
-    """A commit that is not ours shows that the node writes; ten seconds later it is forgotten."""
+    """A commit that is not ours shows that the node writes; ten seconds later it is forgotten.
+
+    On PostgreSQL the node's writes do not wait for ours, and only a wait of ours tells.
+    """
     hold(0.03)
     await commit(writer, 0)
-    add_fact(database.path, "x")
+    add_fact(node, "x")
     await commit(writer, 1)
     await commit(writer, 2)
     clock.advance(writer_module.OTHERS_SECONDS)
@@ -178,7 +167,7 @@ async def test_a_wait_for_the_lock_shows_another_writer(
 
 
 async def test_small_transactions_wait_their_turn_too(
-    writer: Writer, sleep: FakeSleep, hold: Hold, database: Database
+    writer: Writer, sleep: FakeSleep, hold: Hold, node: NodeDatabase
 ) -> None:
     """Everything that takes the write lock keeps the pause."""
     hold(0.03)
@@ -186,7 +175,7 @@ async def test_small_transactions_wait_their_turn_too(
     count = await writer.run(_answer, 7)
     assert count == 7
     assert sleep.waits == pytest.approx([0.03 * (1 / IDLE - 1)])
-    assert query(database.path, "SELECT value FROM node_meta") == [("7",)]
+    assert node.query("SELECT value FROM node_meta") == [("7",)]
 
 
 def _answer(connection: Connection, number: int) -> int:
@@ -195,7 +184,7 @@ def _answer(connection: Connection, number: int) -> int:
 
 
 async def test_a_small_transaction_that_fails_writes_nothing(
-    writer: Writer, database: Database
+    writer: Writer, node: NodeDatabase
 ) -> None:
     """The failure is the caller's, and the writer goes on."""
 
@@ -203,9 +192,9 @@ async def test_a_small_transaction_that_fails_writes_nothing(
         _answer(connection, 7)
         _answer(connection, 8)
 
-    with pytest.raises(LocalError):
+    with pytest.raises(REFUSED_BY_SCHEMA):
         await writer.run(work)
-    assert query(database.path, "SELECT value FROM node_meta") == []
+    assert node.query("SELECT value FROM node_meta") == []
     await commit(writer, 0)
 
 
@@ -227,28 +216,30 @@ async def test_the_row_budget_follows_how_long_transactions_take(
 
 
 async def test_a_batch_that_was_not_written_changes_no_pace(
-    writer: Writer, sleep: FakeSleep, hold: Hold, database: Database
+    writer: Writer, sleep: FakeSleep, hold: Hold, node: NodeDatabase
 ) -> None:
     """An assumption that fell says nothing about how long writing takes."""
     hold(0.03)
     row = {"peer_id": PEER.id, "direction": "inbound", "updated_at": "now"}
-    insert(database.path, "replication_cursors", cursor="9.0", **row)
+    node.insert("replication_cursors", cursor="9.0", **row)
     assert isinstance(await writer.commit(write(0)), NotWritten)
     assert isinstance(await writer.commit(write(0)), NotWritten)
     assert (writer.row_budget, sleep.waits) == (pacing.ROWS_START, [])
 
 
+@SQLITE_ONLY
 async def test_the_log_is_moved_into_the_database_between_transactions(
-    writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    writer: Writer, node_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """After so many rows the write-ahead log is emptied, so that it does not grow without end."""
-    monkeypatch.setattr(writer_module, "LOG_ROWS", 5)
+    monkeypatch.setattr(writer_module, "TIDY_ROWS", 5)
     await commit(writer, 0, planned([admitted("f-1")]))
-    assert not _holds_fact(database.path, tmp_path / "early.db", "f-1")
+    assert not _holds_fact(node_path, tmp_path / "early.db", "f-1")
     await commit(writer, 1, planned([admitted("f-2", entity="x"), admitted("f-3", entity="y")]))
-    assert _holds_fact(database.path, tmp_path / "late.db", "f-1")
+    assert _holds_fact(node_path, tmp_path / "late.db", "f-1")
 
 
+@SQLITE_ONLY
 async def test_a_log_that_cannot_be_moved_fails_no_batch(
     writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +252,7 @@ async def test_a_log_that_cannot_be_moved_fails_no_batch(
             return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
-    monkeypatch.setattr(writer_module, "LOG_ROWS", 1)
+    monkeypatch.setattr(writer_module, "TIDY_ROWS", 1)
     raw = database.write.raw_connection()
     driver: Any = raw.dbapi_connection
     driver.set_authorizer(authorize)
@@ -274,14 +265,14 @@ async def test_a_log_that_cannot_be_moved_fails_no_batch(
 def _holds_fact(path: Path, copy: Path, fact_id: str) -> bool:
     """Say whether the database file by itself, without its log, holds a fact."""
     shutil.copyfile(path, copy)
-    return bool(query(copy, "SELECT 1 FROM facts WHERE id = ?", fact_id))
+    return bool(SqliteDatabase(copy).query("SELECT 1 FROM facts WHERE id = ?", fact_id))
 
 
 # turns
 
 
 async def test_batches_are_written_in_the_order_in_which_they_came(
-    writer: Writer, database: Database
+    writer: Writer, node: NodeDatabase
 ) -> None:
     """Many peers at once share one writer, first come first served."""
     done: list[int] = []
@@ -295,17 +286,17 @@ async def test_batches_are_written_in_the_order_in_which_they_came(
             tasks.start_soon(work, number)
             await anyio.wait_all_tasks_blocked()
     assert done == list(range(8))
-    assert commits(database) == 8
+    assert commits(node) == 8
 
 
-async def test_a_failed_batch_does_not_hold_up_the_next(writer: Writer, database: Database) -> None:
+async def test_a_failed_batch_does_not_hold_up_the_next(writer: Writer, node: NodeDatabase) -> None:
     """The turn is given on, whatever became of a batch."""
     bad = planned([rejected("f-0")])
     bad.federation_audit[0]["event_type"] = "unheard_of"
-    with pytest.raises(LocalError):
+    with pytest.raises(REFUSED_BY_SCHEMA):
         await writer.commit(write(0, bad))
     await commit(writer, 0)
-    assert commits(database) == 1
+    assert commits(node) == 1
 
 
 # cancellation
@@ -325,7 +316,7 @@ class Gate:
 
 
 async def test_a_commit_that_has_begun_is_waited_for(
-    writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cancelling a pull in the middle of a transaction ends it after the commit, not in it."""
     gate = Gate()
@@ -347,13 +338,13 @@ async def test_a_commit_that_has_begun_is_waited_for(
         waited = not ended
         gate.passed.set()
     assert waited
-    assert commits(database) == 1
+    assert commits(node) == 1
     monkeypatch.undo()
     await commit(writer, 1)
 
 
 async def test_a_commit_that_has_not_begun_is_cancelled(
-    database: Database, clock: FakeClock, hold: Hold
+    database: Database, node: NodeDatabase, clock: FakeClock, hold: Hold
 ) -> None:
     """A batch that waits for its turn or for the end of a pause is not written any more."""
     sleeping = anyio.Event()
@@ -375,13 +366,13 @@ async def test_a_commit_that_has_not_begun_is_cancelled(
         tasks.start_soon(work, 2)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    assert commits(database) == 1
+    assert commits(node) == 1
     clock.advance(1)
     await commit(writer, 1)
 
 
 async def test_a_task_that_waits_does_not_block_others(
-    writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a transaction runs in its thread, other tasks go on."""
     ticks = 0
@@ -395,4 +386,4 @@ async def test_a_task_that_waits_does_not_block_others(
             ticks += 1
         gate.passed.set()
     assert ticks == 10
-    assert commits(database) == 1
+    assert commits(node) == 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
-from stigmem_replicator.errors import Reason
+import pytest
+from anyio.lowlevel import checkpoint
+from sqlalchemy.exc import IntegrityError
+
+from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.protocol import envelope
 from stigmem_replicator.replication.plan import (
     Batch,
@@ -21,10 +22,13 @@ from stigmem_replicator.replication.plan import (
     plan_batch,
 )
 from stigmem_replicator.replication.session import Checkpoint, Position, Progress
-from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.store import apply
+from stigmem_replicator.store.apply import BatchWrite, Committed
+from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.store.reads import CursorRow, PeerRow
 from stigmem_replicator.trust.facts import Admit, Reject
+from tests.nodes.database import NodeDatabase
 from tests.unit.signed import NOW_MS, SENDER, decoded, raw_entry
 
 PEER: Final = PeerRow(
@@ -37,6 +41,10 @@ PEER: Final = PeerRow(
     entity_uri="https://origin.example",
     relay_trusted=False,
 )
+SQLITE_ONLY: Final = pytest.mark.parametrize("node", ["sqlite"], indirect=True)
+POSTGRES_ONLY: Final = pytest.mark.parametrize("node", ["postgres"], indirect=True)
+REFUSED_BY_SCHEMA: Final = (LocalError, IntegrityError)
+"""What a row that breaks a constraint raises: on PostgreSQL a driver's error is told apart."""
 KEY: Final = ConflictKey("default", "stigmem://acme.example/user/alice", "memory:role", "public")
 
 
@@ -61,6 +69,26 @@ class FakeClock:
         self.wall_ms += round(seconds * 1000)
 
 
+class FakeSleep:
+    """Notes each wait and lets the clock stand at its end."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.waits: list[float] = []
+
+    async def __call__(self, seconds: float, /) -> None:
+        self.waits.append(seconds)
+        self.clock.advance(seconds)
+        await checkpoint()
+
+
+class Middle:
+    """Chance that always says the middle."""
+
+    def uniform(self, low: float, high: float, /) -> float:
+        return (low + high) / 2
+
+
 _NUMBERS = itertools.count(1)
 
 
@@ -68,31 +96,7 @@ def new_id() -> str:
     return f"made-{next(_NUMBERS)}"
 
 
-def run(path: Path, sql: str, *parameters: object) -> None:
-    """Run a statement as another process would, and commit it."""
-    with closing(sqlite3.connect(path, timeout=5)) as connection, connection:
-        connection.execute(sql, parameters)
-
-
-def query(path: Path, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        return connection.execute(sql, parameters).fetchall()
-
-
-def rows(path: Path, table: str, order: str = "rowid") -> list[dict[str, Any]]:
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        connection.row_factory = sqlite3.Row
-        found = connection.execute(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608
-        return [dict(row) for row in found]
-
-
-def insert(path: Path, table: str, **values: object) -> None:
-    names = ", ".join(values)
-    marks = ", ".join("?" * len(values))
-    run(path, f"INSERT INTO {table} ({names}) VALUES ({marks})", *values.values())  # noqa: S608
-
-
-def add_peer(path: Path, **changes: object) -> None:
+def add_peer(node: NodeDatabase, **changes: object) -> None:
     values: dict[str, object] = {
         "id": PEER.id,
         "node_id": PEER.node_id,
@@ -105,10 +109,10 @@ def add_peer(path: Path, **changes: object) -> None:
         "entity_uri": PEER.entity_uri,
         **changes,
     }
-    insert(path, "peers", **values)
+    node.insert("peers", **values)
 
 
-def add_fact(path: Path, fact_id: str, hlc: str | None = None, **changes: object) -> None:
+def add_fact(node: NodeDatabase, fact_id: str, hlc: str | None = None, **changes: object) -> None:
     values: dict[str, object] = {
         "id": fact_id,
         "entity": KEY.entity,
@@ -123,7 +127,14 @@ def add_fact(path: Path, fact_id: str, hlc: str | None = None, **changes: object
         "cid": f"sha256:{fact_id}",
         **changes,
     }
-    insert(path, "facts", **values)
+    node.insert("facts", **values)
+
+
+def unstamp(node: NodeDatabase, fact_id: str) -> None:
+    """Take the clock away from a fact, as from one that was there before facts had clocks."""
+    if node.backend == "sqlite":
+        node.run("DROP TRIGGER IF EXISTS facts_no_update")
+    node.run("UPDATE facts SET hlc = NULL WHERE id = ?", fact_id)
 
 
 # verdicts and batches
@@ -173,8 +184,33 @@ def progress(
     return Progress(None, before, after, None, has_more=False)
 
 
-def dump(database: Database) -> list[str]:
-    """Return everything the database holds, as SQL."""
-    with reading(database) as connection:
-        raw: Any = connection.connection.dbapi_connection
-        return [line for line in raw.iterdump() if "facts_fts" not in line]
+# batches being written
+
+
+def batch_write(
+    batch: Batch,
+    *,
+    row: CursorRow | None = None,
+    commit_number: int = 0,
+    moves: Progress | None = None,
+    letter_bytes: int | None = None,
+) -> BatchWrite:
+    return BatchWrite(PEER, FACTS, row, commit_number, batch, moves, letter_bytes)
+
+
+def committed(database: Database, write: BatchWrite, clock: FakeClock) -> Committed:
+    outcome = apply.apply(database, write, clock)
+    assert isinstance(outcome, Committed), outcome
+    return outcome
+
+
+def status(node: NodeDatabase) -> dict[str, Any]:
+    (row,) = node.rows("replicator_peers")
+    return row
+
+
+def full_write(node: NodeDatabase) -> BatchWrite:
+    """Return a write that would touch every table."""
+    add_fact(node, "s-1")
+    batch = planned([admitted("f-1"), rejected("f-2")], {KEY: Siblings(("s-1",), 1)})
+    return batch_write(batch, moves=progress("5.0"))

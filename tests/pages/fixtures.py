@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -112,18 +112,30 @@ class Running:
 
 class Start(Protocol):
     def __call__(
-        self, *arguments: str, db: Path, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        db: Path,
+        env: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> Running: ...
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `stigmem-replicate` without waiting for its end; none outlives the test."""
+    """Start `stigmem-replicate` without waiting for its end; none outlives the test.
+
+    `under` is a command that runs the rest of its line, such as one that takes rights away.
+    """
     processes: list[subprocess.Popen[str]] = []
 
-    def run(*arguments: str, db: Path, env: Mapping[str, str] | None = None) -> Running:
+    def run(
+        *arguments: str,
+        db: Path,
+        env: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+    ) -> Running:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stigmem_replicator", "--db", str(db), *arguments],
+            [*under, sys.executable, "-m", "stigmem_replicator", "--db", str(db), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -128,9 +128,47 @@ def _content_id(said: Document, value_text: str | None) -> str:
     )
 
 
-def decoded(raw: object) -> envelope.Entry:
-    entry = envelope.decode_entry(raw)
-    assert isinstance(entry, envelope.Entry), entry
+def raw_plain(
+    fact_id: str = "11111111-2222-4333-8444-555555555555",
+    *,
+    fact: Mapping[str, object] | None = None,
+    value: Mapping[str, object] | None = None,
+    value_text: str | None = None,
+) -> Document:
+    """Return a wire entry of version 1 with the given fields changed, its content id fitting.
+
+    A ``cid`` given in ``fact`` stays.
+    """
+    said: Document = raw_entry(fact_id, fact={"cid": "", **(fact or {})}, value=value)["fact"]
+    if "cid" not in (fact or {}):
+        said["cid"] = legacy_cid(said, value_text)
+    return said
+
+
+def legacy_cid(said: Document, value_text: str | None = None) -> str:
+    """Return the content id of wire version 1 of a fact object."""
+    value = said["value"]
+    text = cid.value_texts(value["type"], value["v"])[0] if value_text is None else value_text
+    return cid.legacy_content_id(
+        entity=said["entity"],
+        relation=said["relation"],
+        value_type=value["type"],
+        value_text=text,
+        source=said["source"],
+        scope=said["scope"],
+        confidence=said["confidence"],
+    )
+
+
+def decoded_plain(raw: object) -> envelope.PlainEntry:
+    entry = envelope.V1.decode_entry(raw)
+    assert isinstance(entry, envelope.PlainEntry), entry
+    return entry
+
+
+def decoded(raw: object) -> envelope.SignedEntry:
+    entry = envelope.V2.decode_entry(raw)
+    assert isinstance(entry, envelope.SignedEntry), entry
     return entry
 
 

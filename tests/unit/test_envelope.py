@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import envelope
-from stigmem_replicator.protocol.envelope import Entry, MalformedEntry, PageError
+from stigmem_replicator.protocol.envelope import V2, MalformedEntry, PageError, SignedEntry
+from stigmem_replicator.protocol.fact import Fact
 from tests.unit.signed import ORGANISATION, SENDER, Document, raw_entry
 
 Change = Callable[[Document], object]
@@ -27,7 +28,7 @@ def page(**changes: object) -> bytes:
 
 def refused(body: bytes) -> PageError:
     with pytest.raises(PageError) as caught:
-        envelope.decode_page(body)
+        V2.decode_page(body)
     assert len(str(caught.value)) < 250
     return caught.value
 
@@ -38,20 +39,20 @@ def refused(body: bytes) -> PageError:
 def test_a_page_keeps_its_entries_raw() -> None:
     """One bad entry does not fail the page: entries are decoded one by one, later."""
     entries = [raw_entry(), None, 7, {"fact": 1}]
-    got = envelope.decode_page(page(facts=entries, cursor="1767323045678.0", has_more=True))
+    got = V2.decode_page(page(facts=entries, cursor="1767323045678.0", has_more=True))
     assert got.entries == tuple(entries)
     assert (got.cursor, got.has_more) == ("1767323045678.0", True)
 
 
 def test_an_empty_page_may_have_more() -> None:
     """A page without entries, without a cursor and with more to come is well-formed."""
-    got = envelope.decode_page(page(has_more=True))
+    got = V2.decode_page(page(has_more=True))
     assert (got.entries, got.cursor, got.has_more) == ((), None, True)
 
 
 def test_unknown_keys_of_a_page_are_ignored() -> None:
     """A newer peer may say more than is understood."""
-    assert envelope.decode_page(page(replication_lag_ms=7)).entries == ()
+    assert V2.decode_page(page(replication_lag_ms=7)).entries == ()
 
 
 @pytest.mark.parametrize(
@@ -105,12 +106,12 @@ def test_an_endless_integer_does_not_fail_the_page() -> None:
     """A number too long for Python to convert is read as infinite, so only its entry fails."""
     digits = b"9" * 50_000
     body = b'{"v":2,"facts":[%s],"cursor":null,"has_more":false}' % digits
-    assert envelope.decode_page(body).entries == (math.inf,)
+    assert V2.decode_page(body).entries == (math.inf,)
 
 
 def test_an_endless_cursor_is_malformed() -> None:
     """A cursor is kept and sent back, so it has at most 256 characters."""
-    assert envelope.decode_page(page(cursor="1" * 256)).cursor == "1" * 256
+    assert V2.decode_page(page(cursor="1" * 256)).cursor == "1" * 256
     assert refused(page(cursor="1" * 257)).reason is Reason.MALFORMED_PAGE
 
 
@@ -120,7 +121,7 @@ def test_a_body_of_brackets_is_refused_unread(item: bytes, encoding: str) -> Non
     """Far more objects and lists than the entries asked for can hold are not even decoded."""
     body = b'{"v":2,"facts":[' + b",".join([item] * 2_000) + b'],"cursor":null,"has_more":false}'
     with pytest.raises(PageError, match="more than 1536 objects") as caught:
-        envelope.decode_page(body.decode().encode(encoding), 2)
+        V2.decode_page(body.decode().encode(encoding), 2)
     assert caught.value.reason is Reason.MALFORMED_PAGE
 
 
@@ -128,7 +129,7 @@ def test_a_body_of_brackets_is_refused_unread(item: bytes, encoding: str) -> Non
 def test_brackets_in_a_text_are_only_text(text: str) -> None:
     """A fact whose text is full of brackets does not make its page malformed."""
     body = page(facts=[raw_entry(value={"type": "text", "v": text})])
-    (entry,) = envelope.decode_page(body, 1).entries
+    (entry,) = V2.decode_page(body, 1).entries
     assert entry["fact"]["value"]["v"] == text
 
 
@@ -136,22 +137,22 @@ def test_a_quote_that_never_ends_takes_no_time() -> None:
     """Counting the brackets of a body takes one pass over it, however its quotes are escaped."""
     body = b"[" * 2_000 + b'"' + b'\\"[' * 1_000_000
     with pytest.raises(PageError):
-        envelope.decode_page(body, 1)
+        V2.decode_page(body, 1)
     with pytest.raises(PageError, match="not JSON"):
-        envelope.decode_page(body[1_500:], 1)
+        V2.decode_page(body[1_500:], 1)
 
 
 def test_a_full_page_is_within_its_bound() -> None:
     """As many entries as were asked for, with many tenants and scopes each, are a good page."""
     entry = raw_entry(origin={"allowed_tenants": ["[x]"] * 300})
-    assert len(envelope.decode_page(page(facts=[entry] * 100), 100).entries) == 100
+    assert len(V2.decode_page(page(facts=[entry] * 100), 100).entries) == 100
 
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_page_error(body: bytes) -> None:
     """Whatever bytes arrive, decoding a page gives a page or a page error."""
     with pytest.raises(PageError):
-        envelope.decode_page(body)
+        V2.decode_page(body)
 
 
 # entries
@@ -160,14 +161,14 @@ def test_arbitrary_bytes_are_a_page_error(body: bytes) -> None:
 def test_a_good_entry_decodes_to_what_it_says() -> None:
     """Fields that are the sender's own business are left out, the others kept as they are."""
     raw = raw_entry(value={"type": "number", "v": 42.0}, fact={"valid_until": "2027-01-01"})
-    entry = envelope.decode_entry(raw)
-    assert isinstance(entry, Entry)
+    entry = V2.decode_entry(raw)
+    assert isinstance(entry, SignedEntry)
     assert entry.origin.node_id == SENDER
     assert entry.origin.entity_uri == ORGANISATION
     assert entry.origin.allowed_scopes == ("public", "company")
     assert entry.origin_sig == raw["origin_sig"]
     said = raw["fact"]
-    got = {name: getattr(entry.fact, name) for name in envelope.Fact.__slots__}
+    got = {name: getattr(entry.fact, name) for name in Fact.__slots__}
     assert got == {
         **{name: said[name] for name in said if name in got and name != "value"},
         "value_type": "number",
@@ -180,8 +181,8 @@ def test_interpretation_defaults_to_content() -> None:
     """A value that does not say how it is meant is content."""
     raw = raw_entry()
     del raw["fact"]["value"]["interpret_as"]
-    entry = envelope.decode_entry(raw)
-    assert isinstance(entry, Entry)
+    entry = V2.decode_entry(raw)
+    assert isinstance(entry, SignedEntry)
     assert entry.fact.interpret_as == "content"
 
 
@@ -190,9 +191,9 @@ def test_these_fields_may_be_null_or_absent(absent: str) -> None:
     """An entry without an HLC or without an end is well-formed."""
     raw = raw_entry()
     raw["fact"][absent] = None
-    assert isinstance(envelope.decode_entry(raw), Entry)
+    assert isinstance(V2.decode_entry(raw), SignedEntry)
     del raw["fact"][absent]
-    assert isinstance(envelope.decode_entry(raw), Entry)
+    assert isinstance(V2.decode_entry(raw), SignedEntry)
 
 
 def put(part: str, key: str, item: object) -> Change:
@@ -274,7 +275,7 @@ def test_every_malformed_shape_has_its_reason(reason: Reason, change: Change) ->
     """A field of the wrong type, out of bounds or absent makes a refused entry, not an error."""
     raw = raw_entry()
     change(raw)
-    got = envelope.decode_entry(raw)
+    got = V2.decode_entry(raw)
     assert isinstance(got, MalformedEntry)
     assert got.reason is reason
     assert 0 < len(got.detail) < 120
@@ -284,7 +285,7 @@ def test_every_malformed_shape_has_its_reason(reason: Reason, change: Change) ->
 @pytest.mark.parametrize("raw", [None, 7, 1.5, True, "entry", [], [{}]])
 def test_an_entry_that_is_no_object_is_malformed(raw: object) -> None:
     """Anything but a JSON object is a malformed entry."""
-    got = envelope.decode_entry(raw)
+    got = V2.decode_entry(raw)
     assert isinstance(got, MalformedEntry)
     assert got.reason is Reason.MALFORMED_ENTRY
 
@@ -303,7 +304,7 @@ def test_the_first_fault_counts() -> None:
 
 
 def _reason(raw: object) -> Reason:
-    got = envelope.decode_entry(raw)
+    got = V2.decode_entry(raw)
     assert isinstance(got, MalformedEntry)
     return got.reason
 
@@ -324,8 +325,8 @@ def test_these_values_are_well_formed(value: Document, expected: object) -> None
     """Whether a strange value fits its content id is judged later."""
     raw = raw_entry()
     raw["fact"]["value"] = value
-    entry = envelope.decode_entry(raw)
-    assert isinstance(entry, Entry)
+    entry = V2.decode_entry(raw)
+    assert isinstance(entry, SignedEntry)
     assert entry.fact.value == expected
 
 
@@ -346,11 +347,11 @@ paths = st.sampled_from(
 
 def everything_of(raw: object) -> None:
     """Do to an entry what is done to one before and after it is decoded."""
-    got = envelope.decode_entry(raw)
+    got = V2.decode_entry(raw)
     data = envelope.payload(raw)
     assert len(envelope.payload_hash(data)) == 64
-    envelope.entry_id(raw).encode()
-    clock = envelope.raw_hlc(raw)
+    V2.entry_id(raw).encode()
+    clock = V2.raw_hlc(raw)
     assert clock is None or clock.isascii()
     if isinstance(got, MalformedEntry):
         got.detail.encode()
@@ -359,7 +360,7 @@ def everything_of(raw: object) -> None:
 @given(json_values)
 def test_arbitrary_json_never_raises(raw: object) -> None:
     """Any JSON value in place of an entry is one refused entry."""
-    assert isinstance(envelope.decode_entry(raw), MalformedEntry)
+    assert isinstance(V2.decode_entry(raw), MalformedEntry)
     everything_of(raw)
 
 
@@ -388,14 +389,14 @@ def test_an_entry_can_be_kept_however_deep_it_is() -> None:
     for depth in range(600, 2_000, 10):
         body = b'{"v":2,"facts":[' + b"[" * depth + b"]" * depth + b"]"
         try:
-            got = envelope.decode_page(body + b',"cursor":null,"has_more":false}')
+            got = V2.decode_page(body + b',"cursor":null,"has_more":false}')
         except PageError:
             break
         deepest = got.entries[0]
     assert deepest is not None
     for frames in range(60):
         assert stack(frames, deepest)
-    assert envelope.entry_id(deepest).startswith("unidentified:")
+    assert V2.entry_id(deepest).startswith("unidentified:")
 
 
 # what is known of an entry without decoding it
@@ -420,15 +421,15 @@ def test_an_entry_without_a_usable_id_is_named_by_its_payload(claimed: object) -
     raw["fact"]["id"] = claimed
     other = raw_entry(fact={"entity": "other"})
     other["fact"]["id"] = claimed
-    name = envelope.entry_id(raw)
+    name = V2.entry_id(raw)
     assert name.startswith("unidentified:")
-    assert name == envelope.entry_id(raw)
-    assert name != envelope.entry_id(other)
+    assert name == V2.entry_id(raw)
+    assert name != V2.entry_id(other)
 
 
 def test_an_entry_with_an_id_is_named_by_it() -> None:
     """A claimed id of up to 256 characters names the entry, whatever else is wrong with it."""
-    assert envelope.entry_id({"fact": {"id": "x" * 256}}) == "x" * 256
+    assert V2.entry_id({"fact": {"id": "x" * 256}}) == "x" * 256
 
 
 @pytest.mark.parametrize(
@@ -447,4 +448,4 @@ def test_an_entry_with_an_id_is_named_by_it() -> None:
 )
 def test_paging_may_use_an_hlc_that_parses(raw: object, expected: str | None) -> None:
     """Only a text that parses as an HLC is a position, also in an entry that does not decode."""
-    assert envelope.raw_hlc(raw) == expected
+    assert V2.raw_hlc(raw) == expected

@@ -61,6 +61,8 @@ def test_an_address_of_this_machine_may_be_asked(url: str) -> None:
         "http://localhost:port",
         "http://[::1",
         "http://ⓛocalhost",
+        "http://localhost?a=b",
+        "http://localhost#a",
     ],
 )
 def test_any_other_address_is_refused(url: str) -> None:
@@ -81,6 +83,8 @@ def test_any_other_address_is_refused(url: str) -> None:
         "http://user:hunter2@localhost:99999",
         "http://user:hunter2@[::1",
         "http://user:hun/ter2@localhost",
+        "http://localhost?token=hunter2",
+        "http://user:hunter2@localhost?token=hunter2",
     ],
 )
 def test_credentials_in_an_address_are_not_repeated(url: str) -> None:

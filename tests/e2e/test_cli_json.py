@@ -1,0 +1,243 @@
+"""The JSON of the command line is what docs/cli-json.md says: every key, every type, no more."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+
+from stigmem_replicator.cli.app import app
+from tests.nodes.environment import REPOSITORY
+from tests.pages.origin import now_ms
+from tests.pages.poison import poison, serve
+from tests.pages.receiver import Receiver
+from tests.pages.server import PageServer
+
+if TYPE_CHECKING:
+    from tests.e2e.here import Here
+
+pytest_plugins = ("tests.e2e.here", "tests.pages.fixtures")
+
+DOCUMENT = REPOSITORY / "docs" / "cli-json.md"
+TYPES = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "text",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+OTHER = "stigmem:node:other"
+EXPORTS = {"cursor export", "dead-letters export"}
+
+Table = dict[str, frozenset[str]]
+Seen = dict[str, set[str]]
+
+
+def tables() -> dict[str, Table]:
+    """The document's tables: command, then path, then the types that it may have."""
+    found: dict[str, Table] = {}
+    command = ""
+    for line in DOCUMENT.read_text("utf-8").splitlines():
+        if heading := re.fullmatch(r"## `([a-z -]+)`", line):
+            command = heading[1].removesuffix(" --json")
+            found[command] = {}
+        elif row := re.fullmatch(r"\| `([^`]+)` \| ([a-z ]+) \|.*\|", line):
+            assert row[1] not in found[command], f"{command}: {row[1]} twice"
+            found[command][row[1]] = frozenset(row[2].split(" or "))
+    return found
+
+
+def paths(value: object, table: Table, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every path of a document with its type; keys that are not fixed are as the table has them."""
+    if path:
+        yield path, TYPES[type(value)]
+    if "any" in table.get(path, ()):
+        return
+    if isinstance(value, list):
+        for item in value:
+            yield from paths(item, table, f"{path}[]")
+    elif isinstance(value, dict):
+        begin = f"{path}." if path else ""
+        free = next((name for name in table if name.startswith(f"{begin}<")), None)
+        name = None if free is None else free[: free.index(">") + 1]
+        for key, item in value.items():
+            yield from paths(item, table, name or f"{begin}{key}")
+
+
+def deviations(command: str, documents: list[Any], table: Table) -> list[str]:
+    """What the documents that a command printed have, or lack, against its table."""
+    seen: Seen = {}
+    for document in documents:
+        for path, kind in paths(document, table):
+            seen.setdefault(path, set()).add(kind)
+    wrong = [f"{command}: {path} is not described" for path in sorted(seen.keys() - table.keys())]
+    for path, allowed in table.items():
+        kinds = frozenset(seen.get(path, ()))
+        missing, unknown = allowed - kinds, kinds - allowed
+        if "any" in allowed:
+            missing, unknown = frozenset(() if kinds else allowed), frozenset()
+        elif "number" in allowed:
+            unknown -= {"integer"}
+        wrong += [f"{command}: {path} is never {kind}" for kind in sorted(missing)]
+        wrong += [f"{command}: {path} is {kind}" for kind in sorted(unknown)]
+    return wrong
+
+
+class Recorder:
+    """Runs commands and keeps what each printed."""
+
+    def __init__(self, here: Here, receiver: Receiver) -> None:
+        self._here = here
+        self._receiver = receiver
+        self.options: list[str] = []
+        self.printed: dict[str, list[Any]] = {}
+
+    def __call__(self, command: str, *words: str, **env: str) -> Any:  # noqa: ANN401 - any JSON
+        asked = [] if command in EXPORTS else ["--json"]
+        line = (*self.options, *command.split(), *words, *asked)
+        text = self._here(*line, db=self._receiver.database, env=env).stdout
+        whole = text.splitlines() if command == "dead-letters export" else [text]
+        documents = [json.loads(part) for part in whole]
+        if command == "pull" and "--all" in words:
+            (documents,) = documents
+        self.printed.setdefault(command, []).extend(documents)
+        return next(iter(documents), None)
+
+    def everything(self, node_id: str) -> None:
+        """Run every command that only reads and needs no words."""
+        for command in ("peers list", "cursor show", "cursor export", "dead-letters list"):
+            self(command)
+        for command in ("dead-letters export", "config show", "config check", "db current"):
+            self(command)
+        self("cursor export", "--with-state")
+        self("peers show", node_id)
+        self("cursor history", "--peer", node_id)
+
+
+@pytest.fixture
+def record(here: Here, bare_receiver: Receiver) -> Recorder:
+    return Recorder(here, bare_receiver)
+
+
+def test_every_document_is_as_described(
+    here: Here, record: Recorder, bare_receiver: Receiver, server: PageServer, tmp_path: Path
+) -> None:
+    """From before the first pull to a peer that fails, all commands print what the page says."""
+    bare_receiver.adopt(server)
+    bare_receiver.register(OTHER, "http://127.0.0.1:2", status="revoked")
+    bare_receiver.execute(
+        "INSERT INTO replication_cursors (peer_id, direction, cursor, updated_at)"
+        " SELECT id, 'outbound', NULL, 'x' FROM peers"
+    )
+    record.everything(server.node_id)
+    replicate(here, record, bare_receiver, server)
+    fail(record, bare_receiver, server.node_id, tmp_path)
+
+    described = tables()
+    assert record.printed.keys() == described.keys()
+    wrong = [
+        line
+        for command, documents in record.printed.items()
+        for line in deviations(command, documents, described[command])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServer) -> None:
+    """Pull, refuse an entry, move the cursor, pull again, and look at it all."""
+    name = server.node_id
+    record("pull", "--peer", name)
+    record.everything(name)
+    for hours in (5, 4, 3):
+        server.origin.add(hlc=f"{now_ms() - hours * 3_600_000}.0")
+    serve(server.origin, poison("a content beside its id"))
+    record("pull", "--peer", name, STIGMEM_REPLICATOR_PAGE_SIZE="1")
+    for who, *words in (
+        (OTHER, "reset", "--yes"),
+        (name, "set", server.origin.rows[0].hlc or "", "--yes"),
+        (name, "reset", "--yes"),
+        (name, "reset", "--yes"),
+    ):
+        words[1:1] = ["--peer", who]
+        assert here("cursor", *words, db=receiver.database).code == 0
+    record("peers show", OTHER)
+    assert record("pull", "--peer", name)["refused_before"] == {"cid_mismatch": 1}
+    record("dead-letters show", record("dead-letters list")[0]["entry_id"])
+    record.everything(name)
+    # As it is while another process works on a peer that asked to be left alone.
+    receiver.execute(
+        "UPDATE replicator_peers SET not_before_ms = 1, holder_host = 'h', holder_pid = 1,"
+        " holder_command = 'pull'"
+    )
+    record.everything(name)
+
+
+def fail(record: Recorder, receiver: Receiver, node_id: str, folder: Path) -> None:
+    """Pull from a peer that is not there, with settings that do not fit everywhere."""
+    receiver.execute("UPDATE peers SET node_url = 'http://127.0.0.1:1'")
+    receiver.database.with_name(".env").write_text("STIGMEM_NODE_URL=https://node.example\n")
+    config = folder / "replicator.toml"
+    config.write_text('[peer."stigmem:node:gone"]\npage_size = 7\n')
+    record.options = ["--config", str(config)]
+    record("config check", STIGMEM_TRUST_MODE="strict")
+    assert record("pull", "--peer", node_id)["error"]["reason"] == "unreachable"
+    record("pull", "--all")
+    record.everything(node_id)
+
+
+def commands(
+    command: Any,  # noqa: ANN401 - typer's own kind of click's
+    path: str = "",
+) -> Iterator[tuple[str, Any]]:
+    children = getattr(command, "commands", {})
+    if not children:
+        yield path.strip(), command
+    for name, child in children.items():
+        yield from commands(child, f"{path} {name}")
+
+
+def test_every_command_that_prints_json_is_described() -> None:
+    """A command has `--json` if and only if the page says what it prints."""
+    asked = {
+        path
+        for path, command in commands(typer.main.get_command(app))
+        if any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert asked | EXPORTS == tables().keys()
+
+
+WRITING = {
+    "cursor import",
+    "cursor reset",
+    "cursor set",
+    "db drop",
+    "db upgrade",
+}
+
+
+def test_every_reading_command_prints_json() -> None:
+    """What only reads has `--json`, or is an export and JSON by itself."""
+    leaves = {path for path, _ in commands(typer.main.get_command(app))}
+    assert leaves - WRITING == tables().keys()
+
+
+@pytest.mark.parametrize(
+    ("documents", "said"),
+    [
+        ([{"a": 1, "b": None}, {"a": 1, "b": "x"}], []),
+        ([{"a": 1, "b": "x", "c": 1}], ["t: c is not described", "t: b is never null"]),
+        ([{"a": "x", "b": None}], ["t: a is never integer", "t: a is text", "t: b is never text"]),
+        ([{"a": True, "b": "x"}, {"b": None}], ["t: a is never integer", "t: a is boolean"]),
+    ],
+)
+def test_a_deviation_is_noticed(documents: list[Any], said: list[str]) -> None:
+    """A key too many, one that never comes and another type are each named."""
+    table = {"a": frozenset({"integer"}), "b": frozenset({"text", "null"})}
+    assert deviations("t", documents, table) == said
