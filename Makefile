@@ -4,15 +4,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+ROUNDS ?= 1000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check man lock clean
+.PHONY: help setup demo test differential check man lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(STAMP) ## make .venv with the pinned dependencies and this package
 
@@ -21,6 +22,9 @@ demo: $(STAMP) ## bring up real nodes on this machine and replicate between them
 
 test: $(STAMP) ## run the tests; ARGS="-m 'not e2e'" chooses
 	$(BIN)/python -m pytest $(ARGS)
+
+differential: $(STAMP) ## compare our rows with a node's own on pages drawn anew; ROUNDS=5000 draws more
+	DIFFERENTIAL_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/differential/test_generated.py $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import contracts, migrations against models
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from stigmem_replicator.errors import Reason
@@ -133,6 +133,19 @@ def inspect(
             judged.append(Judged(entry_id, verdict))
     still_open = {entry_id for entry_id, letter in letters.items() if letter.status == "open"}
     return Inspected(name, tuple(judged), frozenset(settled & still_open), None)
+
+
+def refused_by_database(
+    inspected: Inspected, place: int, raw: object, why: str, now_ms: int
+) -> Inspected:
+    """Return the verdicts with the entry at ``place`` refused, for what the database says of it."""
+    judged = list(inspected.judged)
+    entry_id = judged[place].entry_id
+    verdict = Reject(Reason.MALFORMED_FACT, f"the node's database refuses it: {why}")
+    judged[place] = _rejected(entry_id, raw, verdict, None, False, now_ms)  # noqa: FBT003
+    return replace(
+        inspected, judged=tuple(judged), open_letters=inspected.open_letters - {entry_id}
+    )
 
 
 def _storable(item: Entry | MalformedEntry, database: Database) -> Entry | MalformedEntry:

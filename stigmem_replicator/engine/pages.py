@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stigmem_replicator.engine.inspection import Inspected
+from stigmem_replicator.engine.inspection import Inspected, refused_by_database
 from stigmem_replicator.engine.judging import Judge
 from stigmem_replicator.engine.repeats import Repeats
 from stigmem_replicator.engine.surroundings import Surroundings
@@ -24,8 +24,9 @@ from stigmem_replicator.replication.plan import (
 )
 from stigmem_replicator.replication.session import Progress
 from stigmem_replicator.store import reads, records
-from stigmem_replicator.store.apply import BatchWrite, Committed, Fallen, NotWritten
+from stigmem_replicator.store.apply import BatchWrite, Committed, NotWritten
 from stigmem_replicator.store.engine import reading
+from stigmem_replicator.store.fallen import Fallen
 from stigmem_replicator.store.reads import CursorRow, LetterUsage, PeerRow
 from stigmem_replicator.store.siblings import siblings
 from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
@@ -66,6 +67,7 @@ class PageWriter:
         tally: Callable[[Counts], None],
         row: CursorRow | None,
         commit_number: int,
+        still_held: Callable[[], bool],
     ) -> None:
         self._peer = peer
         self._stream = stream
@@ -74,6 +76,7 @@ class PageWriter:
         self._tally = tally
         self._row = row
         self._commit_number = commit_number
+        self._still_held = still_held
         self._trim = False
         self._repeats = Repeats()
 
@@ -88,7 +91,7 @@ class PageWriter:
         inspected = self._repeats.set_aside(inspected)
         self._trim = await self._check_letters(inspected)
         written: list[Judged] = []
-        done, fallen = 0, 0
+        done, fallen, alone_until = 0, 0, 0
         standing: dict[ConflictKey, Siblings] | None = None
         while fallen < PLANS_MAX:
             if standing is None:
@@ -98,7 +101,7 @@ class PageWriter:
                 standing,
                 inspected.open_letters,
                 self._context(inspected.generation),
-                self._around.writer.row_budget,
+                1 if done < alone_until else self._around.writer.row_budget,
             )
             last = done + batch.entries == len(inspected.judged)
             if last and not batch.rows() and not progress.moved:
@@ -114,17 +117,35 @@ class PageWriter:
                     self._repeats.remember(written)
                     return Written()
                 continue
-            fallen, standing = fallen + 1, None
+            standing = None
+            if outcome.fallen is Fallen.ENTRY:
+                # Which one it is shows when each is written by itself.
+                alone_until = max(alone_until, done + batch.entries)
+                if batch.entries == 1:
+                    inspected = self._refused(inspected, done, entries[done], outcome.why)
+                continue
+            fallen += 1
             if outcome.fallen is Fallen.CURSOR:
                 return await self._cursor_moved(outcome.row)
             if outcome.fallen is Fallen.FACTS:
-                entries, done = entries[done:], 0
+                entries, alone_until, done = entries[done:], max(alone_until - done, 0), 0
                 inspected = await self._judge.again(entries)
         raise LocalError(
             Reason.DATABASE_FAILED,
             f"a page of peer {self._peer.node_id} was planned {PLANS_MAX} times and never fitted",
             hint="another process writes without end; run the command again when it has stopped",
         )
+
+    def _refused(self, inspected: Inspected, place: int, raw: object, why: str) -> Inspected:
+        """Make a dead letter of the one entry that the database does not take."""
+        if not isinstance(inspected.judged[place].verdict, Admit):
+            raise LocalError(
+                Reason.DATABASE_FAILED,
+                f"the database takes neither an entry of peer {self._peer.node_id} nor its dead "
+                f"letter: {why}",
+                hint="please report it; the cursor is kept",
+            )
+        return refused_by_database(inspected, place, raw, why, self._around.clock.now_ms())
 
     async def _commit(self, batch: Batch, progress: Progress | None) -> Committed | NotWritten:
         most = self._around.settings.dead_letter_bytes_max
@@ -137,6 +158,7 @@ class PageWriter:
                 batch=batch,
                 progress=progress,
                 letter_bytes=round(KEPT_SHARE * most) if self._trim else None,
+                still_held=self._still_held,
             )
         )
 

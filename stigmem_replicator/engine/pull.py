@@ -23,7 +23,6 @@ from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.worker import Worker
 from stigmem_replicator.errors import (
-    LocalError,
     PeerBlockedError,
     PeerHeldError,
     PeerRefusedError,
@@ -84,6 +83,7 @@ class Pull:
         self._keys = (
             SenderKeys(peer, around, read_only=wishes.dry_run) if around.envelope.signed else None
         )
+        self._number = 0
         # What the peer could bear last; None before the first page.
         self._page_size: int | None = None
 
@@ -126,7 +126,7 @@ class Pull:
         """Work on the peer alone; yields its commit number."""
         around, node_id = self._around, self._peer.node_id
         await around.writer.run(records.enlist, node_id, around.clock)
-        number = await around.writer.run(records.peer_number, node_id)
+        self._number = number = await around.writer.run(records.peer_number, node_id)
         await self._lock(number)
         try:
             await around.writer.run(records.seed_clock)
@@ -135,10 +135,10 @@ class Pull:
             with anyio.move_on_after(LETTING_GO_SECONDS, shield=True):
                 try:
                     # A name left behind decides nothing: how the pull ended is told instead.
-                    with suppress(LocalError):
+                    with suppress(ReplicatorError):
                         await around.writer.run(records.let_go, node_id)
                 finally:
-                    with suppress(LocalError):
+                    with suppress(ReplicatorError):
                         await around.writer.call(around.locks.free, number)
 
     async def _lock(self, number: int) -> None:
@@ -159,6 +159,9 @@ class Pull:
                 self._tell(f"waiting for {name} to let go of the peer")
                 told = True
             await around.sleep(LOCK_LOOK_SECONDS)
+
+    def _holds_peer(self) -> bool:
+        return self._around.locks.holds(self._number)
 
     def _holder(self) -> Holder | None:
         with reading(self._around.database) as connection:
@@ -237,6 +240,7 @@ class Pull:
                 tally=self._report.tally,
                 row=stored.row,
                 commit_number=commit_number,
+                still_held=self._holds_peer,
             )
         )
         session = Session(stored.position, self._paging(), limit=self._page_size)

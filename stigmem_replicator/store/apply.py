@@ -8,7 +8,7 @@ network, no signature check and no waiting in here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -16,12 +16,13 @@ from sqlalchemy import Connection, bindparam, func, insert, literal_column, sele
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.errors import LocalError, Reason, UnknownPeerError
+from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, UnknownPeerError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.plan import Batch, FactRow, Row
 from stigmem_replicator.replication.session import Progress
 from stigmem_replicator.store import positions, reads
 from stigmem_replicator.store.engine import Database, local_errors
+from stigmem_replicator.store.fallen import Fallen
 from stigmem_replicator.store.node_models import (
     Conflict,
     Fact,
@@ -45,12 +46,8 @@ class Point(StrEnum):
     AFTER_COMMIT = "after_commit"
 
 
-class Fallen(StrEnum):
-    """An assumption of the plan that no longer holds."""
-
-    CURSOR = "cursor"
-    FACTS = "facts"
-    SIBLINGS = "siblings"
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class BatchWrite:
     ``row`` is the node's cursor row as last read or written, ``commit_number`` the peer's number
     of commits so far.  ``progress`` comes with the page's last batch and moves the cursor.
     ``letter_bytes`` is what the payloads of the peer's dead letters must be trimmed to, None
-    when they fit.
+    when they fit.  ``still_held`` says whether the peer's lock is still ours.
     """
 
     peer: PeerRow
@@ -70,6 +67,7 @@ class BatchWrite:
     batch: Batch
     progress: Progress | None
     letter_bytes: int | None = None
+    still_held: Callable[[], bool] = _always
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +90,14 @@ class Committed:
 class NotWritten:
     """An assumption fell and nothing was written; ``row`` is the cursor row as it is now.
 
-    ``held_s`` is how long the write lock was held to find that out, in seconds.
+    ``held_s`` is how long the write lock was held to find that out, in seconds, and ``why`` is the
+    database's own word on an entry that it refuses.
     """
 
     fallen: Fallen
     row: CursorRow | None
     held_s: float = 0.0
+    why: str = ""
 
 
 def reached(point: Point) -> None:
@@ -116,22 +116,30 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
         transaction = connection.begin()
         began = clock.monotonic()
         version = database.backend.version(connection)
+        sent, row = False, write.row
+        holder: tuple[object, ...] = ()
         try:
             fallen = _fallen_assumption(connection, write)
             if fallen is not None:
                 transaction.rollback()
                 return replace(fallen, held_s=clock.monotonic() - began)
+            holder = _holder(connection, write)
             row = _write(connection, write, clock)
             reached(Point.BEFORE_COMMIT)
+            sent = True
             transaction.commit()
         except DBAPIError as error:
-            if database.backend.is_duplicate_key(error):
+            refused = database.backend.refusal(error)
+            if refused is not None:
                 transaction.rollback()
-                return NotWritten(Fallen.FACTS, write.row, held_s=clock.monotonic() - began)
+                fallen = NotWritten(refused.fallen, write.row, why=refused.why)
+                return replace(fallen, held_s=clock.monotonic() - began)
+            if not sent:
+                transaction.rollback()
+                raise
             # The answer to COMMIT may be what was lost: the peer's commit number tells.
             connection.invalidate()
-            committed, row = _after_all(database, write)
-            if not committed:
+            if not _is_written(database, write, holder):
                 raise
         except BaseException:
             transaction.rollback()
@@ -146,16 +154,29 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
         )
 
 
-def _after_all(database: Database, write: BatchWrite) -> tuple[bool, CursorRow | None]:
-    """Say whether the batch is written, and the cursor row as it is now.
+def _holder(connection: Connection, write: BatchWrite) -> tuple[object, ...]:
+    """Return who works on the peer, and the number of its commits."""
+    row = connection.execute(
+        select(
+            PeerStatus.holder_host,
+            PeerStatus.holder_pid,
+            PeerStatus.holder_since_ms,
+            PeerStatus.commit_number,
+        ).where(PeerStatus.node_id == write.peer.node_id)
+    ).first()
+    return () if row is None else tuple(row)
 
-    Asked under the write lock, so that a commit that is still under way has ended.
+
+def _is_written(database: Database, write: BatchWrite, before: tuple[object, ...]) -> bool:
+    """Say whether the batch is written, although the answer to its commit was lost.
+
+    Asked under the write lock, so that a commit that is still under way has ended; when somebody
+    else has taken the peer since, a commit of theirs is not mistaken for ours.
     """
-    with database.write.begin() as connection:
-        number = connection.scalar(
-            select(PeerStatus.commit_number).where(PeerStatus.node_id == write.peer.node_id)
-        )
-        return number == write.commit_number + 1, reads.cursor_row(connection, write.peer.id)
+    with database.write.connect() as connection, connection.begin() as transaction:
+        now = _holder(connection, write)
+        transaction.rollback()
+    return now == (*before[:-1], write.commit_number + 1)
 
 
 def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten | None:
@@ -169,6 +190,13 @@ def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten 
             Reason.PEER_NOT_ACTIVE,
             f"peer {write.peer.node_id} is no longer active (it is {status or 'gone'})",
             hint="nothing of the page in flight was written",
+        )
+    if not write.still_held():
+        raise PeerHeldError(
+            Reason.PEER_HELD,
+            f"the connection to the database was lost, and another process works on peer "
+            f"{write.peer.node_id} since",
+            hint="nothing more was written; run the command again",
         )
     if row != write.row:
         return NotWritten(Fallen.CURSOR, row)

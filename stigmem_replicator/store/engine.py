@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store import schema as node_schema
+from stigmem_replicator.store.fallen import Refusal
 from stigmem_replicator.store.postgres import PostgresSchema
 from stigmem_replicator.store.schema import NodeSchema
 from stigmem_replicator.store.sqlite import SqliteFile
@@ -54,8 +55,8 @@ class Backend(Protocol):
     def tidy(self, writer: Engine) -> None:
         """Do what is better done between transactions than in them."""
 
-    def is_duplicate_key(self, error: DBAPIError) -> bool:
-        """Say whether somebody else wrote the same row meanwhile."""
+    def refusal(self, error: DBAPIError) -> Refusal | None:
+        """Return what of a batch the database did not take, None when it is out of order."""
 
     def failure(self, error: DBAPIError) -> LocalError | None:
         """Return what a driver's error means, None when it is no trouble of the database."""

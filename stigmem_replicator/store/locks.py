@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -21,14 +22,22 @@ from typing import Any, Final, Protocol, Self
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
-from stigmem_replicator.errors import LocalError, PeerHeldError, Reason
+from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store.engine import Database, local_errors
-from stigmem_replicator.store.postgres import NO_WRITE, PostgresSchema
+from stigmem_replicator.store.postgres import APPLICATION, NO_WRITE, PostgresSchema
 
 SUFFIX: Final = ".replicator-lock"
 
 _RETAKE_ATTEMPTS: Final = 50
 _RETAKE_SECONDS: Final = 0.1
+_THIS_SESSION: Final = (
+    "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+)
+_END_SESSION: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid = %s AND backend_start = %s AND application_name = %s
+"""
+_TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s, %s)"
 
 
 class PeerLocks(Protocol):
@@ -56,6 +65,9 @@ class PeerLocks(Protocol):
 
     def free(self, number: int) -> None:
         """Free a peer that this process holds."""
+
+    def holds(self, number: int) -> bool:
+        """Say whether the peer is still ours."""
 
     def close(self) -> None:
         """Free every peer."""
@@ -122,6 +134,10 @@ class FileLocks:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
             self._held.discard(number)
 
+    def holds(self, number: int) -> bool:
+        """Say whether the peer is still ours: what was locked is ours until it is freed."""
+        return number in self._held
+
     def close(self) -> None:
         """Free every peer and close the file."""
         if self._file is not None:
@@ -143,14 +159,15 @@ class FileLocks:
 class SessionLocks:
     """Advisory locks of the one session that writes to a PostgreSQL database.
 
-    When that session is lost, the next one takes the locks again before it is used for
-    anything; when another process was faster, it is not used at all.
+    When that session is lost, the next one ends it at the server and takes its locks again
+    before it is used for anything.  A peer that another process took first is no longer held.
     """
 
     def __init__(self, database: Database, backend: PostgresSchema) -> None:
         self._database = database
         self._space = backend.lock_space
         self._held: set[int] = set()
+        self._session: tuple[int, datetime] | None = None
         event.listen(database.write, "connect", self._on_connect)
 
     def __enter__(self) -> Self:
@@ -182,6 +199,10 @@ class SessionLocks:
             self._held.discard(number)
             self._call("pg_advisory_unlock", number)
 
+    def holds(self, number: int) -> bool:
+        """Say whether the peer is still ours: not when another process took it meanwhile."""
+        return number in self._held
+
     def close(self) -> None:
         """Free every peer."""
         event.remove(self._database.write, "connect", self._on_connect)
@@ -200,19 +221,19 @@ class SessionLocks:
             return granted
 
     def _on_connect(self, connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
-        """Take the locks of the session before, which may take the server a moment to end."""
-        for number in self._held:
-            for _attempt in range(_RETAKE_ATTEMPTS):
-                query = "SELECT pg_try_advisory_lock(%s, %s)"
-                (granted,) = connection.execute(query, (self._space, number)).fetchone()
-                if granted:
-                    break
-                connection.execute("SELECT pg_sleep(%s)", (_RETAKE_SECONDS,))
-            else:
-                raise PeerHeldError(
-                    Reason.PEER_HELD,
-                    "the connection to the database was lost, and another process works on a "
-                    "peer of ours since",
-                    hint="nothing more was written; run the command again",
-                )
+        """Take the locks of the session before, once the server has ended it."""
+        before, self._session = self._session, connection.execute(_THIS_SESSION).fetchone()
+        if self._held and before is not None:
+            connection.execute(_END_SESSION, (*before, APPLICATION))
+        for number in tuple(self._held):
+            if not self._retaken(connection, number):
+                self._held.discard(number)
         connection.commit()
+
+    def _retaken(self, connection: Any, number: int) -> bool:  # noqa: ANN401 - the driver's own
+        for _attempt in range(_RETAKE_ATTEMPTS):
+            (granted,) = connection.execute(_TRY_LOCK, (self._space, number)).fetchone()
+            if granted:
+                return True
+            connection.execute("SELECT pg_sleep(%s)", (_RETAKE_SECONDS,))
+        return False

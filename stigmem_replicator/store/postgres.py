@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.store.fallen import Fallen, Refusal
 
 if TYPE_CHECKING:
     import psycopg
@@ -32,10 +33,16 @@ WRITER: Final = 0
 NO_WRITE: Final = "no_write"
 """Execution option of a connection that is the writer's and takes no lock to write."""
 
+APPLICATION: Final = "stigmem-replicate"
+"""How the server's list of sessions names ours."""
+
 _READERS: Final = 8
-_DUPLICATE_KEY: Final = "23505"
+# A row of the same key, a serialization failure, a deadlock: somebody wrote beside us.
+_CAME_BETWEEN: Final = frozenset({"23505", "40001", "40P01"})
+# Values out of range, rows too large for an index: it is the entry that does not fit.
+_VALUE_CLASSES: Final = ("22", "54")
+_NO_SUCH_TABLE: Final = frozenset({"42P01", "42703"})
 _LOCK_NOT_AVAILABLE: Final = "55P03"
-_READ_ONLY: Final = "25006"
 # A host that vanishes keeps its peers until the server misses it: after 10 + 3 * 10 seconds.
 _KEEPALIVE: Final = {"idle": 10, "interval": 10, "count": 3}
 _TCP_TIMEOUT_MS: Final = 40_000
@@ -81,7 +88,8 @@ class PostgresSchema:
 
     def writer(self) -> Engine:
         """Return an engine with one connection, whose transactions hold the writers' lock."""
-        engine = self._engine(1)
+        # Each statement must see what was committed before it, also after a wait for the lock.
+        engine = self._engine(1, isolation_level="READ COMMITTED")
 
         @event.listens_for(engine, "begin")
         def on_begin(connection: Connection) -> None:
@@ -110,59 +118,77 @@ class PostgresSchema:
     def tidy(self, _writer: Engine) -> None:
         """Do nothing: the server keeps its log itself."""
 
-    def is_duplicate_key(self, error: DBAPIError) -> bool:
-        """Say whether somebody else wrote a row of the same key since it was looked for."""
-        return _sqlstate(error) == _DUPLICATE_KEY
+    def refusal(self, error: DBAPIError) -> Refusal | None:
+        """Return what of a batch the server did not take, None when it is out of order."""
+        state = _sqlstate(error)
+        if state in _CAME_BETWEEN:
+            return Refusal(Fallen.FACTS)
+        if state is not None and state.startswith(_VALUE_CLASSES):
+            return Refusal(Fallen.ENTRY, _words(error))
+        return None
 
     def failure(self, error: DBAPIError) -> LocalError | None:
-        """Return what a driver's error means, None when it is no trouble of the database."""
-        state, words = _sqlstate(error), " ".join(str(error.orig).split())
+        """Return what a driver's error means, without the values of its statement."""
+        state, words = _sqlstate(error), _words(error)
         if state == _LOCK_NOT_AVAILABLE:
             return LocalError(
                 Reason.DATABASE_LOCKED,
                 f"another process held a lock in {self.name} for longer than {self.timeout_s:g} s",
                 hint="find the transaction that stays open, or raise database_timeout_s",
             )
-        if not _is_trouble(error, state):
-            return None
+        if state in _NO_SUCH_TABLE:
+            return LocalError(
+                Reason.SCHEMA_UNSUPPORTED,
+                f"the tables in {self.name} were changed while they were in use: {words}",
+                hint="run the command again",
+            )
         return LocalError(
             Reason.DATABASE_FAILED,
             f"the database {self.name} failed: {words}",
-            hint="nothing of the page in flight was written unless its cursor moved; run the "
-            "command again when the database answers",
+            hint="the cursor never passes what was not written; run the command again when the "
+            "database answers",
         )
 
-    def _engine(self, connections: int, *, pool_pre_ping: bool = False) -> Engine:
+    def _engine(self, connections: int, **options: Any) -> Engine:  # noqa: ANN401 - the engine's
         return create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
             poolclass=QueuePool,
             pool_size=connections,
             max_overflow=0,
-            pool_pre_ping=pool_pre_ping,
+            hide_parameters=True,  # they are facts, and errors are shown
+            **options,
             pool_timeout=self.timeout_s + 30.0,
         )
 
     def _connect(self) -> psycopg.Connection[Any]:
         import psycopg  # noqa: PLC0415 - an extra of the package
-        from psycopg import sql  # noqa: PLC0415
 
         options: dict[str, Any] = {
-            "application_name": "stigmem-replicate",
+            "application_name": APPLICATION,
             "connect_timeout": max(math.ceil(self.timeout_s), 2),
             "keepalives": 1,
             **{f"keepalives_{name}": value for name, value in _KEEPALIVE.items()},
             "tcp_user_timeout": _TCP_TIMEOUT_MS,
         }
         connection = psycopg.connect(self.dsn, **options)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
+        from psycopg import sql  # noqa: PLC0415 - an extra of the package
+
+        # On the server's side too: it is the server that must notice that we are gone.
         server = {f"tcp_keepalives_{name}": value for name, value in _KEEPALIVE.items()}
         milliseconds = round(self.timeout_s * 1000)
-        # On the server's side too: it is the server that must notice that we are gone.
         for name, value in {**server, "lock_timeout": milliseconds}.items():
             connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), value))
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
         connection.commit()
-        return connection
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
@@ -170,17 +196,10 @@ def _sqlstate(error: DBAPIError) -> str | None:
     return state
 
 
-def _is_trouble(error: DBAPIError, state: str | None) -> bool:
-    """Say whether the server is out of order rather than our statement wrong."""
-    if error.connection_invalidated or state is None:
-        return True
-    # Classes of SQLSTATE: connection, insufficient resources, operator, system, no rights.
-    return state[:2] in ("08", "53", "57", "58", "28", "3D", "F0", "XX") or state in (
-        _READ_ONLY,
-        "42501",
-        "40001",
-        "40P01",
-    )
+def _words(error: DBAPIError) -> str:
+    """Return the server's own sentence; its details show values of rows."""
+    diagnosis = getattr(error.orig, "diag", None)
+    return " ".join(str(getattr(diagnosis, "message_primary", None) or error.orig).split())
 
 
 def _shown(dsn: str) -> str:

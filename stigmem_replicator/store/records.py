@@ -7,7 +7,7 @@ manifest.  Everything that belongs to a page is in ``apply``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -21,7 +21,7 @@ from stigmem_replicator.store import positions, reads
 from stigmem_replicator.store.node_models import Fact, FederationAudit, FederationManifest
 from stigmem_replicator.store.own_models import Event, HlcClock, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
-from stigmem_replicator.store.sql import bytewise, insert_or
+from stigmem_replicator.store.sql import insert_or
 from stigmem_replicator.trust.keys import Manifest
 
 EVENTS_KEPT: Final = 20
@@ -67,11 +67,15 @@ def seed_clock(connection: Connection) -> None:
 
     The newest is found by the index, which orders texts; the walls of our days have one length.
     """
-    text = bytewise(Fact.hlc)
-    newest = connection.scalar(select(func.max(text)).where(Fact.hlc.is_not(None)))
-    wall = (newest or "").split(".")[0]
-    # A range and not a pattern, so that the index serves: "/" follows "." in ASCII.
-    walls = connection.scalars(select(Fact.hlc).where(text >= f"{wall}.", text < f"{wall}/"))
+    newest = connection.scalar(select(func.max(Fact.hlc)).where(Fact.hlc.is_not(None)))
+    wall = hlc.wall_ms(newest) if newest else None
+    # A range and not a pattern, so that the index serves.  Walls of our days have one length, so
+    # every collation orders them, whatever it makes of the point.
+    walls: Iterable[str | None] = ()
+    if wall is not None:
+        walls = connection.scalars(
+            select(Fact.hlc).where(Fact.hlc >= str(wall), Fact.hlc < str(wall + 1))
+        )
     states = [hlc.HlcState(*hlc.parse(found)) for found in walls if found and _reads(found)]
     row = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).first()
     if row is not None:
@@ -282,6 +286,16 @@ def store_manifest(
             "issued_at": manifest.issued_at,
             "expires_at": manifest.expires_at,
         }
+    stood = connection.execute(
+        update(FederationManifest)
+        .where(
+            FederationManifest.entity_uri == manifest.entity_uri,
+            # What somebody else stored since it was read stays.
+            FederationManifest.updated_at == stored.updated_at,
+        )
+        .values(**values, **({} if unchanged else {"log_entry_json": None}))
+    ).rowcount
+    if stood and not unchanged:
         connection.execute(
             insert(FederationAudit).values(
                 id=new_id(),
@@ -291,8 +305,3 @@ def store_manifest(
                 ts=clock.now_iso(),
             )
         )
-    connection.execute(
-        update(FederationManifest)
-        .where(FederationManifest.entity_uri == manifest.entity_uri)
-        .values(**values, **({} if unchanged else {"log_entry_json": None}))
-    )

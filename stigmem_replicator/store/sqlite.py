@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.store.fallen import Refusal
 from stigmem_replicator.store.guard import FileGuard, check_free_space, disk_full
 
 _LIBRARY: Final = (3, 35, 0)
@@ -80,9 +81,9 @@ class SqliteFile:
         finally:
             connection.close()
 
-    def is_duplicate_key(self, _error: DBAPIError) -> bool:
-        """Say whether somebody else wrote the same row meanwhile: nobody can, the lock is ours."""
-        return False
+    def refusal(self, _error: DBAPIError) -> Refusal | None:
+        """Return None: nobody writes beside us, and what is checked before fits."""
+        return None
 
     def failure(self, error: DBAPIError) -> LocalError | None:
         """Return what a driver's error means, None when it is no trouble of the database."""

@@ -54,9 +54,10 @@ def differences(script: Script, scores: Scores) -> list[Difference]:
         Difference(NUL_NAMES, _nul_names),
         Difference(RECORDED_ONCE.why, _recorded_once),
         Difference(KNOWN_FIRST, _known_first),
+        Difference(KNOWN_BY_OLD_ID, _known_by_old_id(script)),
         Difference(CURSORS, _cursors(script)),
     ]
-    only_signed = (TENANT_REFUSALS.why, LENIENT_SIGNATURES)
+    only_signed = (TENANT_REFUSALS.why, LENIENT_SIGNATURES, KNOWN_BY_OLD_ID)
     return [item for item in found if signed or item.why not in only_signed]
 
 
@@ -80,6 +81,10 @@ NUL_NAMES = (
 KNOWN_FIRST = (
     "A known id with its content id and valid_until is set aside before anything else is looked"
     " at; the node computes the content id first and records one that does not fit."
+)
+KNOWN_BY_OLD_ID = (
+    "A known fact served under the content id that wire version 1 gave it is the same fact, and a"
+    " duplicate; the node records that the content id does not fit."
 )
 CURSORS = (
     "The node stores whatever cursor a page has: null, one behind the last, one of next year. We go"
@@ -228,6 +233,23 @@ def _known_first(node: Dump, ours: Dump) -> int:
         return stored is not None and held.get(row["fact_id"]) == stored
 
     return len(_take_excess(node, ours, known))
+
+
+def _known_by_old_id(script: Script) -> Callable[[Dump, Dump], int]:
+    old = script.old_content_ids()
+
+    def explain(node: Dump, ours: Dump) -> int:
+        held = {(row["id"], row["cid"]) for row in ours["facts"]}
+
+        def known(row: Row) -> bool:
+            if _reason(row) != "cid_mismatch":
+                return False
+            wire, computed = (row["detail"][f"{which}_cid"] for which in ("stored", "computed"))
+            return (row["fact_id"], wire) in old and (row["fact_id"], computed) in held
+
+        return len(_take_excess(node, ours, known))
+
+    return explain
 
 
 def _cursors(script: Script) -> Callable[[Dump, Dump], int]:

@@ -77,6 +77,15 @@ class Script:
             if entry.fact_id is not None and MISTYPED not in entry.traits
         }
 
+    def old_content_ids(self) -> set[tuple[str, str]]:
+        """Each (id, content id) of a signed entry whose content id is that of wire version 1."""
+        return {
+            (entry.fact_id, entry.raw["fact"]["cid"])
+            for entry in self.entries
+            if self.dialect == 2 and entry.fact_id is not None and not entry.traits
+            if entry.raw["fact"]["cid"] == legacy_content_id(entry.raw["fact"])
+        }
+
     def sources(self) -> set[tuple[str, str]]:
         """Every (source, scope) of an entry whose fields are texts."""
         return {
@@ -93,7 +102,7 @@ def write(plan: Round, pen: Pen) -> Script:
     script = Script(pen.dialect, [], [], [], set())
     for number, draft in enumerate(plan.pages):
         entries = [writer.entry(item) for item in draft.entries]
-        last = Content(entity=f"good:{number}")
+        last = Content(entity="key:a" if number % 2 else "good")
         entries.append(writer.entry(Fresh(last, acts=("mapped tenant",) if plan.tenants else ())))
         onward = f"{pen.wall_ms + 1000 + number}.0"
         cursor = {
@@ -111,6 +120,9 @@ def write(plan: Round, pen: Pen) -> Script:
             for clock in clocks | ({cursor} if cursor else set())
             if clock < str(pen.wall_ms + 300_000) and clock <= (cursor or clock)
         )
+    if plan.begun_again:
+        script.bodies.append(script.bodies[0])
+        script.cursors.append(script.cursors[0])
     return script
 
 
@@ -129,7 +141,10 @@ class _Writer:
         content = draft.content
         made = self._made(content, None, draft.acts, draft.puts)
         if made.fact_id is not None and not made.traits:
-            self._bases.append((made.fact_id, content))
+            # What follows under the id may be this content as it is.
+            plain = self._made(content, made.fact_id, (), ())
+            if not plain.traits:
+                self._bases.append((made.fact_id, content))
         return made
 
     def _again(self, draft: Again) -> Entry:

@@ -8,12 +8,9 @@ import pytest
 
 from stigmem_replicator.errors import Reason, UnknownPeerError
 from stigmem_replicator.store import apply
-from stigmem_replicator.store.apply import (
-    BatchWrite,
-    Fallen,
-    NotWritten,
-)
+from stigmem_replicator.store.apply import BatchWrite, NotWritten
 from stigmem_replicator.store.engine import Database
+from stigmem_replicator.store.fallen import Fallen
 from stigmem_replicator.store.reads import CursorRow
 from tests.integration.world import (
     PEER,

@@ -57,6 +57,16 @@ def test_the_clock_begins_at_the_greatest_stamp(database: Database, node: NodeDa
     assert seeded(database, node) == HlcState(NOW_MS, 10)
 
 
+def test_stamps_are_compared_byte_by_byte(database: Database, node: NodeDatabase) -> None:
+    """A database that sorts text by a language passes over the dot and takes 1009 for the greater.
+
+    Walls of two lengths are not real, but nothing else shows how stamps are compared.
+    """
+    add_fact(node, "lesser", "100.9")
+    add_fact(node, "greater", "1000.1")
+    assert seeded(database, node) == HlcState(1000, 1)
+
+
 def test_the_clock_never_falls(database: Database, node: NodeDatabase) -> None:
     """A clock that is ahead of every fact stays where it is; one that is behind moves up."""
     add_fact(node, "f-1", f"{NOW_MS}.3")
