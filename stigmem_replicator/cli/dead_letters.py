@@ -157,4 +157,12 @@ def _all_letters(database: Database, narrowing: Narrowing) -> Iterator[LetterVie
 
 
 def _payload(text: str | None) -> object:
-    return None if text is None else json.loads(text)
+    """Return a letter's content, as text when it is nested too deeply to be laid out."""
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+        render.document(content)
+    except RecursionError:
+        return text
+    return content

@@ -136,13 +136,19 @@ def inspect(
 
 
 def refused_by_database(
-    inspected: Inspected, place: int, raw: object, why: str, now_ms: int
+    inspected: Inspected, place: int, entries: Sequence[object], why: str, now_ms: int
 ) -> Inspected:
-    """Return the verdicts with the entry at ``place`` refused, for what the database says of it."""
+    """Return the verdicts with the entry at ``place`` refused, for what the database says of it.
+
+    What follows under the same id was judged as if it were here, and is refused with it.
+    """
     judged = list(inspected.judged)
     entry_id = judged[place].entry_id
     verdict = Reject(Reason.MALFORMED_FACT, f"the node's database refuses it: {why}")
-    judged[place] = _rejected(entry_id, raw, verdict, None, False, now_ms)  # noqa: FBT003
+    for later in range(place, len(judged)):
+        if judged[later].entry_id == entry_id:
+            raw = entries[later]
+            judged[later] = _rejected(entry_id, raw, verdict, None, False, now_ms)  # noqa: FBT003
     return replace(
         inspected, judged=tuple(judged), open_letters=inspected.open_letters - {entry_id}
     )

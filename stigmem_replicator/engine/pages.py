@@ -101,7 +101,8 @@ class PageWriter:
                 standing,
                 inspected.open_letters,
                 self._context(inspected.generation),
-                1 if done < alone_until else self._around.writer.row_budget,
+                self._around.writer.row_budget,
+                alone=done < alone_until,
             )
             last = done + batch.entries == len(inspected.judged)
             if last and not batch.rows() and not progress.moved:
@@ -122,7 +123,7 @@ class PageWriter:
                 # Which one it is shows when each is written by itself.
                 alone_until = max(alone_until, done + batch.entries)
                 if batch.entries == 1:
-                    inspected = self._refused(inspected, done, entries[done], outcome.why)
+                    inspected = self._refused(inspected, done, entries, outcome.why)
                 continue
             fallen += 1
             if outcome.fallen is Fallen.CURSOR:
@@ -136,7 +137,9 @@ class PageWriter:
             hint="another process writes without end; run the command again when it has stopped",
         )
 
-    def _refused(self, inspected: Inspected, place: int, raw: object, why: str) -> Inspected:
+    def _refused(
+        self, inspected: Inspected, place: int, entries: Sequence[object], why: str
+    ) -> Inspected:
         """Make a dead letter of the one entry that the database does not take."""
         if not isinstance(inspected.judged[place].verdict, Admit):
             raise LocalError(
@@ -145,7 +148,7 @@ class PageWriter:
                 f"letter: {why}",
                 hint="please report it; the cursor is kept",
             )
-        return refused_by_database(inspected, place, raw, why, self._around.clock.now_ms())
+        return refused_by_database(inspected, place, entries, why, self._around.clock.now_ms())
 
     async def _commit(self, batch: Batch, progress: Progress | None) -> Committed | NotWritten:
         most = self._around.settings.dead_letter_bytes_max

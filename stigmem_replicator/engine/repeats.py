@@ -43,7 +43,7 @@ class Repeats:
             return item
         now, then = item.verdict, before.verdict
         if isinstance(now, Admit) and isinstance(then, Admit):
-            known = KnownFact(then.cid, then.entry.fact.valid_until)
+            known = KnownFact(then.entry.fact.cid, then.entry.fact.valid_until)
             if is_duplicate(now.entry.fact, known):
                 return Judged(item.entry_id, Duplicate(item.entry_id))
         if isinstance(now, Reject) and isinstance(then, Reject):

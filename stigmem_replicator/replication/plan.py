@@ -144,8 +144,12 @@ def plan_batch(
     open_letters: Collection[str],
     context: PageContext,
     row_budget: int,
+    *,
+    alone: bool = False,
 ) -> Batch:
     """Plan the next transaction: entries from the first on, until it has ``row_budget`` rows.
+
+    ``alone`` makes it one entry, so that what the database says of it is said of that entry.
 
     Long texts take longer than many rows, so it also ends once they are ``BYTES_MAX``.
 
@@ -168,7 +172,7 @@ def plan_batch(
         if isinstance(verdict, Admit | Duplicate) and item.entry_id in open_letters:
             batch.settled_letters.append(item.entry_id)
         batch.entries += 1
-        if batch.rows() >= row_budget or batch.text_bytes >= BYTES_MAX:
+        if alone or batch.rows() >= row_budget or batch.text_bytes >= BYTES_MAX:
             break
     return batch
 

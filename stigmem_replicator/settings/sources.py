@@ -116,6 +116,11 @@ def toml_file(path: Path) -> Source:
         raise LocalError(
             Reason.CONFIGURATION_INVALID, f"{path} is not valid TOML: {error}"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise LocalError(
+            Reason.CONFIGURATION_INVALID,
+            f"{path} is not usable TOML: a number is too long or a list nested too deeply",
+        ) from error
     return Source(values, _names, lambda key, _: f"{key} in {path}", path.parent)
 
 

@@ -210,7 +210,7 @@ class Settings:
     )
     max_conflicts_per_fact: int = option(
         100,
-        Whole(0),
+        Whole(0, 1_000_000),
         "conflicts written for one fact, newest siblings first; 0: all",
         per_peer=True,
     )
@@ -253,14 +253,16 @@ class Settings:
         50, Whole(5, 2000), "milliseconds that one of our transactions should take"
     )
     free_space_min_mb: int = option(
-        512, Whole(0), "MiB that must be free on the database's disk for a page; 0: any"
+        512,
+        Whole(0, 1_000_000_000),
+        "MiB that must be free on the database's disk for a page; 0: any",
     )
-    dead_letter_rows_max: int = option(100_000, Whole(1), "dead letters kept for one peer")
+    dead_letter_rows_max: int = option(100_000, Whole(1, 10**12), "dead letters kept for one peer")
     dead_letter_bytes_max: int = option(
         64 * 2**20, Whole(2**16), "bytes of dead letters' content kept for one peer"
     )
     reject_burst_run: int = option(
-        50, Whole(0), "refused entries in a row that block a peer; 0: never"
+        50, Whole(0, 10**9), "refused entries in a row that block a peer; 0: never"
     )
     reject_burst_percent: int = option(
         90, Whole(0, 100), "refused share of the last 500 entries that blocks a peer; 0: never"

@@ -31,7 +31,11 @@ _KEY_BYTES = 32
 _SQLITE_URL = re.compile(r"sqlite(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
 _POSTGRES_URL = re.compile(r"(?:postgres|postgresql)(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
 # What libpq takes besides a URL: host=... dbname='...'.
-_DSN_START = re.compile(r"(?:host|hostaddr|port|dbname|user|password|service|sslmode)\s*=")
+# Whatever comes first, one of these is in it; a path with such a word before "=" is none of ours.
+_DSN_START = re.compile(
+    r"(?:[a-z_]+\s*=.*\s)?(?:host|hostaddr|port|dbname|user|password|service|sslmode)\s*=",
+    re.DOTALL,
+)
 _DSN_PAIR = re.compile(
     r"\s*(?P<key>[a-z_]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>(?:[^\s'\\]|\\.)*))(?=\s|$)",
     re.DOTALL,
@@ -359,11 +363,12 @@ def _postgres_url(text: str) -> str:
 
 
 def _text(raw: object) -> str:
-    if isinstance(raw, str):
-        return raw.strip()
-    if hasattr(raw, "__fspath__"):
-        return str(raw)
-    raise ValueError
+    if not isinstance(raw, str) and not hasattr(raw, "__fspath__"):
+        raise ValueError
+    text = str(raw).strip()
+    if "\x00" in text:
+        raise ValueError
+    return text
 
 
 def _bounds(least: float, most: float | None) -> str:

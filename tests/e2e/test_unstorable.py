@@ -59,8 +59,16 @@ def test_what_postgresql_cannot_hold_is_a_dead_letter(
             json.loads(cli("pull", "--peer", origin.node_id, "--json", env=environ).stdout)
             for _ in range(2)
         ]
+        # The next pull begins with what is known, and comes to another one after it.
+        late = Fact("test:fainter", "test:text", "string", "x", confidence=1e-320)
+        ledger.acknowledge(assert_in_bulk(origin, [late]), refusable=True)
+        ledger.acknowledge(assert_in_bulk(origin, [Fact("test:late", "test:text", "string", "x")]))
+        third = json.loads(cli("pull", "--peer", origin.node_id, "--json", env=environ).stdout)
+        ledger.adopt(origin.store)
         verdict = ledger.assert_clean(receiver.store)
     assert [summary["caught_up"] for summary in summaries] == [True, True]
     assert [summary["new"] for summary in summaries] == [GOOD, 0]
     assert summaries[0]["rejected"] == {"malformed_fact": len(unstorable)}
+    assert (third["new"], third["rejected"]) == (1, {"malformed_fact": 1})
+    assert third["duplicates"] > 0
     assert verdict.refused.keys() == ledger.refusable

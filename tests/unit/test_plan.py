@@ -590,3 +590,10 @@ def test_each_transaction_expects_what_the_one_before_it_left(
         if kind == "admit" and not name.startswith("stigmem:"):
             counted[name] = counted.get(name, 0) + 1
     assert {key.entity: count for key, count in there.items()} == counted
+
+
+def test_an_entry_planned_alone_is_one_even_where_it_writes_nothing() -> None:
+    """What the database says of such a batch is said of that entry and no other."""
+    judged = [Judged("f-0", Duplicate("f-0")), admitted("f-1")]
+    batch = plan_batch(judged, {}, (), context(), NO_BUDGET, alone=True)
+    assert (batch.entries, batch.rows()) == (1, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from stigmem_replicator.errors import LocalError
 from stigmem_replicator.settings import DEFINITIONS, Settings
-from tests.unit.places import load, refused, write
+from tests.unit.places import load, refused, refused_file, write
 
 PUBLIC = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
 PRIVATE = base64.urlsafe_b64encode(bytes(range(32, 64))).decode().rstrip("=")
@@ -305,3 +305,12 @@ def test_settings_cannot_be_changed() -> None:
     settings = Settings()
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.page_size = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 5000, '"a\\u0000b"'])
+def test_toml_that_no_machine_should_read_is_refused_in_one_line(
+    value: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "replicator.toml"
+    path.write_text(f"database = {value}\n")
+    assert len(refused_file(path)) < 300

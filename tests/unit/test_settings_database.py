@@ -83,6 +83,10 @@ def test_a_url_of_ours_wins_over_what_the_node_says(spelling: str, tmp_path: Pat
     ("dsn", "url"),
     [
         ("host=/run dbname='a b'", "postgresql:///a%20b?host=%2Frun"),
+        (
+            "application_name=x password=s host=h",
+            "postgresql:///?application_name=x&password=s&host=h",
+        ),
         (r"user = x password=it\'s", "postgresql:///?user=x&password=it%27s"),
         ("postgresql://u:p@h1:1,h2:2/d?a=b", "postgresql://u:p@h1:1,h2:2/d?a=b"),
         ("postgresql://u:p@[::1]:5432/d", "postgresql://u:p@[::1]:5432/d"),
