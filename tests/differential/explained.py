@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tests.differential import writing
+from tests.differential import traits
 from tests.differential.differences import (
     FINER_REASONS,
     RECORDED_ONCE,
@@ -46,10 +46,10 @@ def differences(script: Script, scores: Scores) -> list[Difference]:
         Difference(trust_by_scope({}).why, _trust(scores)),
         Difference(WHOLE_NUMBERS.why, _whole_numbers(script)),
         Difference(mistyped(set()).why, _mistyped(script)),
-        Difference(UNAGREED_SCOPES.why, _node_alone(script.ids(writing.UNAGREED_SCOPE))),
-        Difference(ODD_CLOCKS, _node_alone(script.ids(writing.ODD_CLOCK))),
-        Difference(LENIENT_SIGNATURES, _node_alone(script.ids(writing.LENIENT_SIGNATURE))),
-        Difference(LONG_IDS, _node_alone(script.ids(writing.LONG_ID))),
+        Difference(UNAGREED_SCOPES.why, _node_alone(script.ids(traits.UNAGREED_SCOPE))),
+        Difference(ODD_CLOCKS, _node_alone(script.ids(traits.ODD_CLOCK))),
+        Difference(LENIENT_SIGNATURES, _node_alone(script.ids(traits.LENIENT_SIGNATURE))),
+        Difference(LONG_IDS, _node_alone(script.ids(traits.LONG_ID))),
         Difference(UNSERVABLE_NUMBERS, _unservable(script)),
         Difference(NUL_NAMES, _nul_names),
         Difference(RECORDED_ONCE.why, _recorded_once),
@@ -133,7 +133,7 @@ def _trust(scores: Scores) -> Callable[[Dump, Dump], int]:
 
 
 def _whole_numbers(script: Script) -> Callable[[Dump, Dump], int]:
-    ids = script.ids(writing.WHOLE_AS_SERVED)
+    ids = script.ids(traits.WHOLE_AS_SERVED)
 
     def explain(node: Dump, ours: Dump) -> int:
         found = ids & set(ours.received) - set(node.received)
@@ -184,7 +184,7 @@ def _node_alone(ids: set[str]) -> Callable[[Dump, Dump], int]:
 
 
 def _unservable(script: Script) -> Callable[[Dump, Dump], int]:
-    ids = script.ids(writing.UNSERVABLE)
+    ids = script.ids(traits.UNSERVABLE)
     alone = _node_alone(ids)
 
     def explain(node: Dump, ours: Dump) -> int:
