@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 
 from stigmem_replicator.errors import LocalError, PeerHeldError
+from stigmem_replicator.store import apply
 from stigmem_replicator.store.engine import Database, open_database, writing
 from stigmem_replicator.store.locks import PeerLocks, make_locks
-from tests.integration.world import POSTGRES_ONLY
+from tests.integration.world import POSTGRES_ONLY, FakeClock, committed, full_write
 from tests.nodes.database import NodeDatabase
 from tests.nodes.environment import REPOSITORY
 
@@ -139,16 +141,39 @@ def test_a_lost_session_takes_its_peers_again(
 
 
 def test_a_lost_session_whose_peer_was_taken_writes_nothing(
-    node: NodeDatabase, bare: Database, locks: PeerLocks
+    node: NodeDatabase, database: Database, locks: PeerLocks, clock: FakeClock
 ) -> None:
-    """Who was faster has the peer: the process that lost its session is told, and stays out."""
+    """Who was faster has the peer: no page of it is written here, and other peers go on."""
     assert locks.take(1)
+    assert locks.take(2)
+    write = replace(full_write(node), still_held=lambda: locks.holds(1))
+    before = node.dump()
     end_sessions(node)
     with another_session(node) as other:
         assert other.take(1)
-        with pytest.raises(LocalError), writing(bare):
+        with pytest.raises(LocalError), writing(database):
             pass
-        with pytest.raises(PeerHeldError), writing(bare):
+        with pytest.raises(PeerHeldError):
+            apply.apply(database, write, clock)
+        assert node.dump() == before
+        assert locks.holds(2)
+        assert not other.take(2)
+    committed(database, replace(write, still_held=lambda: locks.holds(2)), clock)
+
+
+def test_a_session_that_only_we_lost_is_ended_at_the_server(
+    node: NodeDatabase, bare: Database, locks: PeerLocks
+) -> None:
+    """A cut connection may leave its session behind, which would keep our own peer from us."""
+    assert locks.take(1)
+    lost = bare.write.raw_connection()
+    try:
+        # Detached and forgotten: the server still sees an open connection.
+        lost.detach()
+        with writing(bare):
             pass
-    with writing(bare):
-        pass
+        assert locks.holds(1)
+    finally:
+        lost.close()
+    with another_session(node) as other:
+        assert not other.take(1)
