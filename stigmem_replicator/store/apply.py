@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from sqlalchemy import Connection, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.clock import Clock
@@ -34,7 +34,7 @@ from stigmem_replicator.store.node_models import (
 from stigmem_replicator.store.own_models import DeadLetter, HlcClock, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
 from stigmem_replicator.store.siblings import sibling_counts
-from stigmem_replicator.store.sql import insert_or, place_in_table
+from stigmem_replicator.store.sql import insert_many, insert_or, place_in_table
 
 
 class Point(StrEnum):
@@ -228,9 +228,7 @@ def _write(connection: Connection, write: BatchWrite, clock: Clock) -> CursorRow
 
 
 def _insert(connection: Connection, model: type[NodeBase], rows: Sequence[Row]) -> None:
-    # What returns something is sent many rows to a statement, which takes half the time: the
-    # driver lets go of the interpreter, and has to get it back, once a statement.
-    connection.execute(insert(model).returning(literal_column("1")), rows)
+    connection.execute(insert_many(connection, model), rows)
 
 
 def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> list[Row]:

@@ -170,6 +170,9 @@ class PostgresSchema:
             "keepalives": 1,
             **{f"keepalives_{name}": value for name, value in _KEEPALIVE.items()},
             "tcp_user_timeout": _TCP_TIMEOUT_MS,
+            # A prepared statement keeps the plan that was right when the table was empty, and a
+            # session in which the node's migrations change a table must not hold on to its shape.
+            "prepare_threshold": None,
         }
         connection = psycopg.connect(self.dsn, **options)
         try:

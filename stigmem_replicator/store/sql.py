@@ -10,11 +10,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Insert,
     Integer,
     Text,
     cast,
     column,
     func,
+    insert,
     literal_column,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,6 +35,15 @@ def insert_or(
     if connection.dialect.name == POSTGRES:
         return postgresql.insert(model)
     return sqlite.insert(model)
+
+
+def insert_many(connection: Connection, model: type[DeclarativeBase]) -> Insert:
+    """Return the insert that is fastest for many rows."""
+    if connection.dialect.name == POSTGRES:
+        return insert(model)  # which the driver sends in a pipeline
+    # What returns something is sent many rows to a statement, which takes half the time: the
+    # driver lets go of the interpreter, and has to get it back, once a statement.
+    return insert(model).returning(literal_column("1"))
 
 
 class bytewise(FunctionElement[str]):  # noqa: N801 - named as the functions of SQL are
