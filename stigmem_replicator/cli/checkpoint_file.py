@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.protocol.fact import storable
 from stigmem_replicator.replication.positions import Checkpoint
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.checkpoints import DIRECTIONS, CursorEntry, Statement, StreamState
@@ -155,7 +156,7 @@ def _object(value: object, where: str) -> dict[str, Any]:
 
 def _optional_text(fields: dict[str, Any], name: str, where: str) -> str | None:
     value = fields.get(name)
-    if value is not None and not (isinstance(value, str) and _storable(value)):
+    if value is not None and not (isinstance(value, str) and storable(value)):
         raise _Damaged(f"{where} has a {name} that is no text")
     return value
 
@@ -164,14 +165,6 @@ def _position(value: object, where: str) -> str | None:
     """Return a position as a page's cursor may be; a peer's own need not be an HLC."""
     if value is None:
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= _CHARACTERS or not _storable(value):
+    if not isinstance(value, str) or not 0 < len(value) <= _CHARACTERS or not storable(value):
         raise _Damaged(f"{where} has a position that no peer can have given")
     return value
-
-
-def _storable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text

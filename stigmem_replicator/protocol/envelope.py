@@ -29,6 +29,7 @@ from stigmem_replicator.protocol.fact import (
     FieldError,
     decode_fact,
     encodes,
+    storable,
     text_of,
 )
 
@@ -169,11 +170,6 @@ def _opens_more(body: bytes, most: int) -> bool:
     return False
 
 
-def _is_key(text: str) -> bool:
-    """Say whether every database can hold the text."""
-    return encodes(text) and "\x00" not in text
-
-
 def _describe(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
@@ -256,7 +252,7 @@ class Envelope(ABC):
         """Return the fact id that a raw entry claims, or a name made of its payload's digest."""
         fact = self._raw_fact(raw)
         claimed = fact.get("id") if isinstance(fact, dict) else None
-        if isinstance(claimed, str) and 0 < len(claimed) <= ID_CHARACTERS and _is_key(claimed):
+        if isinstance(claimed, str) and 0 < len(claimed) <= ID_CHARACTERS and storable(claimed):
             return claimed
         return f"unidentified:{payload_hash(payload(raw))[:32]}"
 

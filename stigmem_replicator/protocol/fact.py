@@ -133,6 +133,11 @@ def _optional_text(holder: dict[str, Any], key: str) -> str | None:
     return None if holder.get(key) is None else text_of(holder, key, "fact")
 
 
+def storable(text: str) -> bool:
+    """Say whether every kind of database can hold a text: it has a UTF-8 form and no NUL."""
+    return encodes(text) and "\x00" not in text
+
+
 def encodes(text: str) -> bool:
     """Say whether a text has a UTF-8 form, which one with a lone surrogate has not."""
     try:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
@@ -40,58 +41,11 @@ _END_SESSION: Final = """
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s, %s)"
 
 
-class PeerLocks(Protocol):
+class PeerLocks(ABC):
     """The peers that this process works on; make one per process.
 
     As a context manager it frees them all at the end.
     """
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        """Free every peer."""
-
-    def take(self, number: int) -> bool:
-        """Try to lock a peer, without waiting; False when another process holds it.
-
-        Raises :class:`LocalError` when locking is not possible.
-        """
-
-    def free(self, number: int) -> None:
-        """Free a peer that this process holds."""
-
-    def holds(self, number: int) -> bool:
-        """Say whether the peer is still ours."""
-
-    def close(self) -> None:
-        """Free every peer."""
-
-
-def make_locks(database: Database) -> PeerLocks:
-    """Return the locks of a database's peers, of the kind that it takes."""
-    if isinstance(database.backend, PostgresSchema):
-        return SessionLocks(database, database.backend)
-    assert database.path is not None  # noqa: S101 - there are two kinds
-    return FileLocks(database.path)
-
-
-class FileLocks:
-    """Locks on a file beside a SQLite database.
-
-    Locks of this kind belong to the process and fall when any descriptor of the file is closed,
-    so the file is opened once, with the first lock, and closed last.
-    """
-
-    def __init__(self, database: Path) -> None:
-        self._path = database.resolve().with_name(database.resolve().name + SUFFIX)
-        self._file: int | None = None
-        self._held: set[int] = set()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -105,6 +59,46 @@ class FileLocks:
     ) -> None:
         """Free every peer."""
         self.close()
+
+    @abstractmethod
+    def take(self, number: int) -> bool:
+        """Try to lock a peer, without waiting; False when another process holds it.
+
+        Raises :class:`LocalError` when locking is not possible.
+        """
+
+    @abstractmethod
+    def free(self, number: int) -> None:
+        """Free a peer that this process holds."""
+
+    @abstractmethod
+    def holds(self, number: int) -> bool:
+        """Say whether the peer is still ours."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free every peer."""
+
+
+def make_locks(database: Database) -> PeerLocks:
+    """Return the locks of a database's peers, of the kind that it takes."""
+    if isinstance(database.backend, PostgresSchema):
+        return SessionLocks(database, database.backend)
+    assert database.path is not None  # noqa: S101 - there are two kinds
+    return FileLocks(database.path)
+
+
+class FileLocks(PeerLocks):
+    """Locks on a file beside a SQLite database.
+
+    Locks of this kind belong to the process and fall when any descriptor of the file is closed,
+    so the file is opened once, with the first lock, and closed last.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.resolve().with_name(database.resolve().name + SUFFIX)
+        self._file: int | None = None
+        self._held: set[int] = set()
 
     def take(self, number: int) -> bool:
         """Try to lock a peer, without waiting; False when another process holds it.
@@ -156,7 +150,7 @@ class FileLocks:
             ) from error
 
 
-class SessionLocks:
+class SessionLocks(PeerLocks):
     """Advisory locks of the one session that writes to a PostgreSQL database.
 
     When that session is lost, the next one ends it at the server and takes its locks again
@@ -169,19 +163,6 @@ class SessionLocks:
         self._held: set[int] = set()
         self._session: tuple[int, datetime] | None = None
         event.listen(database.write, "connect", self._on_connect)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        """Free every peer."""
-        self.close()
 
     def take(self, number: int) -> bool:
         """Try to lock a peer, without waiting; False when another process holds it.

@@ -78,25 +78,25 @@ class NodeSchema:
         return None
 
 
-def check(connection: Connection, place: str, *, schema: str | None = None) -> NodeSchema:
+def check(connection: Connection, place: str) -> NodeSchema:
     """Check that a schema is a node's and fits, and return what is known of it.
 
-    ``place`` names the database in messages; ``schema`` is where its tables are, None where
-    the connection looks anyhow.  A schema that is newer and fits is logged as a warning.
+    ``place`` names the database in messages.  A schema that is newer and fits is logged as a
+    warning.
 
     Raises :class:`LocalError` with ``database_not_a_node`` or ``schema_unsupported``.
     """
     inspector = inspect(connection)
-    tables = set(inspector.get_table_names(schema=schema))
+    tables = set(inspector.get_table_names())
     if not {"peers", "facts", "node_meta", "schema_migrations"} <= tables:
         raise LocalError(
             Reason.DATABASE_NOT_A_NODE,
             f"{place} is a database, but not one of a Stigmem node",
             hint="start the node once so that it creates its tables, or name another with --db",
         )
-    versions = _versions(connection, schema)
+    versions = _versions(connection)
     newest = max(versions, default="none")
-    columns = _columns(inspector, tables, schema)
+    columns = _columns(inspector, tables)
     dialect = Dialect.V2 if "origin_sig" in columns["facts"] else Dialect.V1
     said = f"the node's schema in {place} (newest migration {newest})"
     if newest == "none" or newest < _OLDEST_KNOWN[dialect]:
@@ -119,7 +119,7 @@ def require_unchanged(connection: Connection, found: NodeSchema, place: str) -> 
 
     Raises :class:`LocalError`.
     """
-    newest = max(_versions(connection, None), default="none")
+    newest = max(_versions(connection), default="none")
     if newest != found.newest:
         raise LocalError(
             Reason.SCHEMA_UNSUPPORTED,
@@ -129,15 +129,15 @@ def require_unchanged(connection: Connection, found: NodeSchema, place: str) -> 
         )
 
 
-def _versions(connection: Connection, schema: str | None) -> list[str]:
+def _versions(connection: Connection) -> list[str]:
     # In the order of Python's text, whatever order the database would give them.
-    migrations = table("schema_migrations", column("version"), schema=schema)
+    migrations = table("schema_migrations", column("version"))
     return sorted(connection.scalars(select(migrations.c.version)))
 
 
-def _columns(inspector: Inspector, tables: set[str], schema: str | None) -> Columns:
+def _columns(inspector: Inspector, tables: set[str]) -> Columns:
     return {
-        name: {item["name"]: item for item in inspector.get_columns(name, schema=schema)}
+        name: {item["name"]: item for item in inspector.get_columns(name)}
         for name in NodeBase.metadata.tables
         if name in tables
     }
