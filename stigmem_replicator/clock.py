@@ -35,6 +35,13 @@ class Sleep(Protocol):
         """Wait."""
 
 
+class Pause(Protocol):
+    """Waits a number of seconds where no async backend runs."""
+
+    def __call__(self, seconds: float, /) -> None:
+        """Wait."""
+
+
 class Random(Protocol):
     """Chance, for jitter."""
 
@@ -79,6 +86,11 @@ class SystemRandom:
 async def system_sleep(seconds: float, /) -> None:
     """Wait, on whichever async backend is running."""
     await anyio.sleep(seconds)
+
+
+def system_pause(seconds: float, /) -> None:
+    """Wait, in a program that does nothing else meanwhile."""
+    time.sleep(seconds)
 
 
 def system_new_id() -> str:

@@ -1,4 +1,4 @@
-"""Fixtures that tests of every kind share: one PostgreSQL server for the whole session."""
+"""Fixtures that tests of every kind share: one PostgreSQL server for each process of a run."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
@@ -20,7 +21,7 @@ from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.engine.identity import load_identity
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.errors import ExitCode, LocalError
-from stigmem_replicator.settings import Review, Settings
+from stigmem_replicator.settings import Review, Settings, warnings_about_keys
 from stigmem_replicator.settings.values import without_secrets
 
 app = typer.Typer(no_args_is_help=True, help="The settings in force.")
@@ -106,6 +107,7 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
                     place = f'[peer."{without_secrets(node_id)}"] of {settings.config_file}'
                     warnings.append(f"{place} names no peer of this node")
 
+    warnings += warnings_about_keys(settings, uid=os.getuid())
     fits(lambda: check_trust_mode(settings))
     return fits(look_inside)
 

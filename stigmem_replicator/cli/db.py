@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from stigmem_replicator.cli import render
+from stigmem_replicator.cli import render, upgrading
 from stigmem_replicator.cli.context import confirm, opened, settings_of
-from stigmem_replicator.errors import PeerHeldError, Reason
-from stigmem_replicator.store import migrations, own_schema, views
-from stigmem_replicator.store.engine import Database, reading
-from stigmem_replicator.store.locks import PeerLocks, make_locks
+from stigmem_replicator.store import migrations, own_schema
+from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import HEAD_REVISION
 
 app = typer.Typer(no_args_is_help=True, help="The replicator's own tables.")
@@ -20,8 +18,9 @@ app = typer.Typer(no_args_is_help=True, help="The replicator's own tables.")
 @app.command()
 def upgrade(context: typer.Context) -> None:
     """Create or upgrade the tables (`pull` does so by itself)."""
-    with opened(settings_of(context), own_tables=False) as database:
-        changed = migrations.upgrade(database)
+    settings = settings_of(context)
+    with opened(settings, own_tables=False) as database:
+        changed = upgrading.upgrade(database, settings.database_timeout_s)
     print(f"the tables are {'now' if changed else 'already'} at revision {HEAD_REVISION}")
 
 
@@ -59,20 +58,5 @@ def drop(
             own_schema.refuse_newer(connection)
         if not yes:
             confirm(f"Remove the replicator's tables, dead letters included, from {database.name}?")
-        with make_locks(database) as locks:
-            _hold_every_peer(database, locks)
-            dropped = migrations.drop(database)
+        dropped = migrations.drop(database)
     print("the tables are removed" if dropped else "there were no tables")
-
-
-def _hold_every_peer(database: Database, locks: PeerLocks) -> None:
-    """Make sure that nobody works on a peer: numbers begin anew after a drop."""
-    with reading(database) as connection:
-        numbers = views.peer_numbers(connection)
-    for node_id, number in numbers.items():
-        if not locks.take(number):
-            raise PeerHeldError(
-                Reason.PEER_HELD,
-                f"another process works on peer {node_id}",
-                hint="wait for it to end; nothing was removed",
-            )

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import anyio
 import typer
 
-from stigmem_replicator.cli import completion, progress, render
+from stigmem_replicator.cli import completion, progress, render, upgrading
 from stigmem_replicator.cli.context import (
     active_peer,
     all_peers,
@@ -23,12 +23,13 @@ from stigmem_replicator.cli.context import (
 )
 from stigmem_replicator.cli.progress import Outcome
 from stigmem_replicator.clock import (
+    Clock,
     SystemClock,
     SystemRandom,
     system_new_id,
     system_sleep,
 )
-from stigmem_replicator.engine.identity import load_identity
+from stigmem_replicator.engine.identity import Identity, load_identity
 from stigmem_replicator.engine.pull import Pull, Wishes
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
@@ -40,12 +41,14 @@ from stigmem_replicator.errors import (
     UsageError,
 )
 from stigmem_replicator.observe.log import logger
-from stigmem_replicator.settings import Settings
-from stigmem_replicator.store import migrations, own_schema
+from stigmem_replicator.settings import Settings, warnings_about_keys
+from stigmem_replicator.store import own_schema
 from stigmem_replicator.store.engine import Database, reading
 from stigmem_replicator.store.locks import make_locks
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.records import Holder
+from stigmem_replicator.transport.certificates import doubts
+from stigmem_replicator.transport.network import Network, open_network
 
 AT_ONCE: Final = 8
 
@@ -117,6 +120,8 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
         )
         outcomes = _pull_all(database, settings, chosen, wishes, migrate=not no_migrate)
     _print_summary(outcomes, wishes, as_json=as_json, one_line=all_)
+    if not as_json and (insecure := render.insecure_warning(settings)):
+        print(f"WARNING: {insecure}")
     raise typer.Exit(_exit_code(outcomes, strict=strict))
 
 
@@ -143,13 +148,15 @@ def _pull_all(
     migrate: bool,
 ) -> list[Outcome]:
     identity = load_identity(database, settings)
-    trust = TrustBook(database, settings, SystemClock())
+    clock = SystemClock()
+    network = open_network(settings, clock, system_sleep)
+    _warn(settings, network, identity, clock)
+    trust = TrustBook(database, settings, clock)
     if wishes.dry_run or not migrate:
         with reading(database) as connection:
             own_schema.check(connection, required=not wishes.dry_run)
     else:
-        migrations.upgrade(database)
-    clock = SystemClock()
+        upgrading.upgrade(database, wishes.patience_s)
     outcomes = [Outcome(peer) for peer in peers]
     with make_locks(database) as locks:
         around = Surroundings(
@@ -159,6 +166,7 @@ def _pull_all(
             trust=trust,
             identity=identity,
             locks=locks,
+            network=network,
             process=Holder(platform.node(), os.getpid(), "pull", clock.now_ms()),
             clock=clock,
             sleep=system_sleep,
@@ -167,6 +175,17 @@ def _pull_all(
         )
         anyio.run(_run, around, outcomes, wishes)
     return outcomes
+
+
+def _warn(settings: Settings, network: Network, identity: Identity, clock: Clock) -> None:
+    """Say in the log what makes peers or keys less safe than they should be."""
+    if insecure := render.insecure_warning(settings):
+        logger().warning("federation.insecure", detail=insecure)
+    for warning in warnings_about_keys(settings, uid=os.getuid()):
+        logger().warning("federation.key_exposed", detail=warning)
+    if network.certificates is not None:
+        for doubt in doubts(network.certificates.own, identity.node_id, clock.now_ms()):
+            logger().warning("federation.tls.own_certificate", detail=doubt)
 
 
 async def _run(around: Surroundings, outcomes: Sequence[Outcome], wishes: Wishes) -> None:

@@ -11,6 +11,7 @@ from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import Reason, ReplicatorError
 from stigmem_replicator.observe.log import printable
 from stigmem_replicator.protocol import hlc
+from stigmem_replicator.settings import Settings
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.reads import PeerRow
 
@@ -87,6 +88,18 @@ def age(at_ms: int | None, now_ms: int) -> str:
     return f"{span((now_ms - at_ms) / 1000)} ago"
 
 
+def ending(at_ms: int, now_ms: int) -> str:
+    """Return when something ends, such as a certificate, with how long that is from now."""
+    left_s = (at_ms - now_ms) / 1000
+    rest = f"{span(left_s)} left" if left_s > 0 else f"expired {span(-left_s)} ago"
+    return f"{moment(at_ms)} ({rest})"
+
+
+def lag(lag_ms: int) -> str:
+    """Return how far behind its own sources a peer says that it is."""
+    return f"upstream lag {span(lag_ms / 1000)}"
+
+
 def span(seconds: float) -> str:
     """Return a duration, roughly."""
     seconds = max(0.0, seconds)
@@ -94,6 +107,22 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def insecure_warning(settings: Settings) -> str | None:
+    """Return what ``federation_insecure`` gives up as it is set, None when it is off."""
+    if not settings.federation_insecure:
+        return None
+    if settings.mutual_tls:
+        return (
+            "federation_insecure is on: peers are called at any address, and over http they are "
+            "not identified and nothing is encrypted; unset STIGMEM_FEDERATION_INSECURE"
+        )
+    return (
+        "federation_insecure is on: peers are not identified and over http nothing is encrypted; "
+        "unset STIGMEM_FEDERATION_INSECURE and set STIGMEM_TLS_CERT_PATH, STIGMEM_TLS_KEY_PATH "
+        "and STIGMEM_TLS_CA_BUNDLE"
+    )
 
 
 def failure(error: ReplicatorError) -> str:
@@ -162,6 +191,8 @@ def pull_summary(
         rows.append(("conflicts left out", f"{counts.conflicts_capped} (max_conflicts_per_fact)"))
     if report.moved_elsewhere:
         rows.append(("cursor changed", f"{report.moved_elsewhere} times by somebody else"))
+    if report.upstream_lag_ms:
+        rows.append(("upstream", f"{lag(report.upstream_lag_ms)}: the peer itself lags behind"))
     rows.append(("cursor", report.cursor or "at the beginning"))
     if counts.rejected or counts.refused_before:
         rows.append(("see", f"stigmem-replicate dead-letters list --peer {peer.node_id}"))
@@ -195,6 +226,7 @@ def pull_document(
         "conflicts_left_out": counts.conflicts_capped,
         "cursor_before": report.cursor_before,
         "cursor": report.cursor,
+        "upstream_lag_ms": report.upstream_lag_ms,
         "error": None
         if error is None
         else {"reason": error.reason, "message": error.message, "hint": error.hint},

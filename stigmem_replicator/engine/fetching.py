@@ -41,17 +41,7 @@ class FactSource:
         query = {"limit": str(fetch.limit)}
         if fetch.cursor is not None:
             query["cursor"] = fetch.cursor
-        # A nonce is good for one request, so each gets a token of its own.
-        minted = token.mint(
-            self._around.identity.key,
-            issuer=self._around.identity.node_id,
-            audience=self._peer.node_id,
-            scopes=sorted(self._peer.scopes),
-            nonce=self._around.new_id(),
-            now_ms=self._around.clock.now_ms(),
-            lifetime_ms=self._around.identity.token_lifetime_ms,
-        )
-        got = await self._client.get(FACTS_PATH, query=query, token=minted)
+        got = await self._client.get(FACTS_PATH, query=query, mint=self._token)
         page = await self._around.threads.check(self._decode, got, fetch.limit)
         answer = Answer(
             cursor=page.cursor,
@@ -62,6 +52,18 @@ class FactSource:
             duration_ms=got.duration_ms,
         )
         return Fetched(page, answer)
+
+    def _token(self) -> str:
+        # A nonce is good for one request, so each gets a token of its own.
+        return token.mint(
+            self._around.identity.key,
+            issuer=self._around.identity.node_id,
+            audience=self._peer.node_id,
+            scopes=sorted(self._peer.scopes),
+            nonce=self._around.new_id(),
+            now_ms=self._around.clock.now_ms(),
+            lifetime_ms=self._around.identity.token_lifetime_ms,
+        )
 
     def _decode(self, got: HttpAnswer, limit: int) -> Page:
         try:

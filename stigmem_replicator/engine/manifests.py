@@ -20,7 +20,9 @@ from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow, StoredManifest
+from stigmem_replicator.transport import addresses
 from stigmem_replicator.transport.client import Limits, PeerClient
+from stigmem_replicator.transport.network import Destination
 from stigmem_replicator.trust.keys import (
     Manifest,
     ManifestError,
@@ -154,10 +156,6 @@ class SenderKeys:
         return manifest
 
     async def _fetch(self, entity_uri: str) -> Manifest:
-        try:
-            parts = urlsplit(entity_uri)
-        except ValueError as error:
-            raise ManifestError("its organisation is no URL") from error
         limits = Limits(
             connect_s=min(self._around.settings.connect_timeout_s, ANSWER_SECONDS),
             read_s=min(self._around.settings.read_timeout_s, ANSWER_SECONDS),
@@ -165,14 +163,29 @@ class SenderKeys:
             body_bytes=BODY_BYTES,
             retry_after_cap_s=float(self._around.settings.retry_after_cap_s),
         )
-        async with PeerClient(
-            f"{parts.scheme}://{parts.netloc}", limits, self._around.clock
-        ) as client:
+        there = self._where(entity_uri)
+        async with PeerClient(there, self._around.network, limits) as client:
             answer = await client.get(PATH)
         try:
             return parse_manifest(json.loads(answer.body))
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"it does not read: {printable(str(error))}") from error
+
+    def _where(self, entity_uri: str) -> Destination:
+        """Return who has the manifest: the organisation's web site, or the peer if that is it.
+
+        The manifest vouches for itself, so any public certificate of the site's name will do; a
+        node that demands mutual TLS is asked as it is for facts.
+        """
+        peer, allowed = self._peer, self._around.settings.allowed_networks
+        try:
+            parts = urlsplit(entity_uri)
+            is_site = parts.scheme in ("http", "https")
+            if not is_site or addresses.same_origin(entity_uri, peer.node_url):
+                return Destination(peer.node_url, peer.node_id, allowed)
+        except ValueError as error:
+            raise ManifestError("its organisation is no URL") from error
+        return Destination(f"{parts.scheme}://{parts.netloc}", None, allowed)
 
     def _keys(self, manifest: Manifest) -> frozenset[str]:
         grace = timedelta(hours=self._around.settings.key_rotation_grace_hours)

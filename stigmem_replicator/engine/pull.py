@@ -37,8 +37,9 @@ from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import FACTS
 from stigmem_replicator.store.reads import PeerRow, StoredPosition
-from stigmem_replicator.store.records import Ending, Holder, PeerState
-from stigmem_replicator.transport.client import Limits, PeerClient
+from stigmem_replicator.store.records import Ending, Holder, Observed, PeerState
+from stigmem_replicator.transport.client import Limits, PeerClient, Seen
+from stigmem_replicator.transport.network import Destination
 
 RETRIES: Final = 2
 """Attempts after a transient failure before a pull by hand gives up."""
@@ -84,6 +85,7 @@ class Pull:
             SenderKeys(peer, around, read_only=wishes.dry_run) if around.envelope.signed else None
         )
         self._number = 0
+        self._seen = Seen()
         # What the peer could bear last; None before the first page.
         self._page_size: int | None = None
 
@@ -108,6 +110,8 @@ class Pull:
             ending = ending_of(error, self._around.clock)
             if ending is not None:
                 await self._note(ending)
+            if error.reason is Reason.SAN_MISMATCH:
+                await self._audit_mismatch()
             raise
         state = PeerState.IDLE if isinstance(end, CaughtUp) else PeerState.CATCHING_UP
         await self._note(Ending(state, caught_up_ms=self._report.caught_up_ms))
@@ -119,7 +123,19 @@ class Pull:
             await self._note(ending)
 
     async def _note(self, ending: Ending) -> None:
-        await self._around.writer.run(records.ended, self._peer.node_id, ending, self._around.clock)
+        seen = self._seen
+        observed = Observed(seen.certificate_not_after_ms, seen.upstream_lag_ms, seen.lag_at_ms)
+        await self._around.writer.run(
+            records.ended,
+            self._peer.node_id,
+            replace(ending, observed=observed),
+            self._around.clock,
+        )
+
+    async def _audit_mismatch(self) -> None:
+        await self._around.writer.run(
+            records.audit_san_mismatch, self._peer, self._around.new_id, self._around.clock
+        )
 
     @asynccontextmanager
     async def _peer_held(self) -> AsyncIterator[int]:
@@ -189,9 +205,14 @@ class Pull:
             return records.not_before_ms(connection, self._peer.node_id)
 
     async def _attempts(self, *, commit_number: int) -> CaughtUp | Stopped:
-        limits = client_limits(self._around.settings)
-        async with PeerClient(self._peer.node_url, limits, self._around.clock) as client:
-            return await self._passes(client, commit_number)
+        around, peer = self._around, self._peer
+        there = Destination(peer.node_url, peer.node_id, around.settings.allowed_networks)
+        async with PeerClient(there, around.network, client_limits(around.settings)) as client:
+            try:
+                return await self._passes(client, commit_number)
+            finally:
+                self._seen = client.seen
+                self._report.upstream_lag_ms = client.seen.upstream_lag_ms
 
     async def _passes(self, client: PeerClient, commit_number: int) -> CaughtUp | Stopped:
         """Make a pass; after a transient failure, another, as patience allows."""
@@ -299,6 +320,8 @@ def client_limits(settings: Settings) -> Limits:
         answer_s=settings.page_timeout_s,
         body_bytes=settings.page_bytes_max,
         retry_after_cap_s=float(settings.retry_after_cap_s),
+        requests_per_s=settings.peer_requests_per_s,
+        bytes_per_s=float(settings.peer_bytes_per_s),
     )
 
 

@@ -13,6 +13,7 @@ class PullReport:
 
     ``caught_up_ms`` is when the answer was asked for that said there is no more, None while
     there is.  ``moved_elsewhere`` counts changes of the cursor row by somebody else.
+    ``upstream_lag_ms`` is how far the peer last said to be behind its own origins.
     """
 
     cursor_before: str | None = None
@@ -21,6 +22,7 @@ class PullReport:
     counts: Counts = field(default_factory=Counts)
     caught_up_ms: int | None = None
     moved_elsewhere: int = 0
+    upstream_lag_ms: int | None = None
 
     def tally(self, counts: Counts) -> None:
         """Add what was committed."""

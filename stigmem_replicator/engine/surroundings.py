@@ -14,6 +14,7 @@ from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.locks import PeerLocks
 from stigmem_replicator.store.records import Holder
+from stigmem_replicator.transport.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Surroundings:
     trust: TrustBook
     identity: Identity
     locks: PeerLocks
+    network: Network
     process: Holder
     clock: Clock
     sleep: Sleep

@@ -124,6 +124,16 @@ def _no_constant(name: str) -> float:
     raise ValueError(message)
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of two values under one key another reader might take the other one: what was checked would
+    # not be what is meant (RFC 7493 section 2.3 forbids it).
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        message = "an object holds a key twice"
+        raise ValueError(message)
+    return found
+
+
 def _read_document(body: bytes, entries_max: int | None) -> dict[str, Any]:
     if entries_max is not None:
         most = _OPENINGS_PER_ENTRY * max(entries_max, 1) + _OPENINGS_SPARE
@@ -131,7 +141,12 @@ def _read_document(body: bytes, entries_max: int | None) -> dict[str, Any]:
             message = f"the body holds more than {most} objects and lists"
             raise PageError(Reason.MALFORMED_PAGE, message)
     try:
-        document = json.loads(body, parse_int=_bounded_integer, parse_constant=_no_constant)
+        document = json.loads(
+            body,
+            parse_int=_bounded_integer,
+            parse_constant=_no_constant,
+            object_pairs_hook=_distinct,
+        )
     except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {_describe(error)}"
         raise PageError(Reason.MALFORMED_PAGE, message) from error

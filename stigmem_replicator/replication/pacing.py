@@ -18,6 +18,7 @@ ROWS_MAX: Final = 2_000
 ROWS_START: Final = 200
 WAIT_MIN_S: Final = 0.1
 _SECONDS_DIGITS: Final = 12
+_LAG_MS_END: Final = 10**_SECONDS_DIGITS
 UNCOUNTED_IN_BURSTS: Final = frozenset(
     {Reason.CID_LEGACY, Reason.HLC_SKEW, Reason.SCOPE_NOT_PERMITTED}
 )
@@ -56,6 +57,38 @@ def retry_after_s(header: str | None, date_ms: int | None, now_ms: int, cap_s: f
     if until is None:
         return 0.0
     return min(max(0.0, (until - (date_ms if date_ms is not None else now_ms)) / 1000), cap_s)
+
+
+@dataclass(frozen=True, slots=True)
+class BackPressure:
+    """What a peer that lags behind itself asks for: its lag in milliseconds, a wait in seconds."""
+
+    lag_ms: int | None = None
+    wait_s: float = 0.0
+
+
+def back_pressure(document: object, cap_s: float) -> BackPressure:
+    """Read the body of a 503 as the node documents it: ``lag_ms`` and ``retry_after_s``.
+
+    The wait is at most ``cap_s``; what does not read counts as not said.
+    """
+    if not isinstance(document, dict):
+        return BackPressure()
+    wait = document.get("retry_after_s")
+    wait_s = 0.0
+    if isinstance(wait, int | float) and not isinstance(wait, bool) and wait > 0:
+        wait_s = float(min(wait, cap_s))
+    lag = document.get("lag_ms")
+    whole = isinstance(lag, int) and not isinstance(lag, bool) and 0 <= lag < _LAG_MS_END
+    return BackPressure(lag if whole else None, wait_s)
+
+
+def upstream_lag_ms(header: str | None) -> int | None:
+    """Read ``X-Stigmem-Replication-Lag``, how far a peer is behind its own origins, or None."""
+    text = (header or "").strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= _SECONDS_DIGITS):
+        return None
+    return int(text)
 
 
 def http_date_ms(header: str | None) -> int | None:

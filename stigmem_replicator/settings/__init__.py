@@ -4,14 +4,15 @@ Everybody else gets one frozen ``Settings`` and passes it on; nothing reads the 
 a file of settings a second time.
 """
 
-from stigmem_replicator.settings.loading import Places, Review, load, review
-from stigmem_replicator.settings.table import (
+from stigmem_replicator.settings.effective import (
     DEFAULT_ORIGIN,
     DEFINITIONS,
     PER_PEER,
     Described,
     Settings,
 )
+from stigmem_replicator.settings.loading import Places, Review, load, review
+from stigmem_replicator.settings.safekeeping import warnings_about_keys
 
 __all__ = [
     "DEFAULT_ORIGIN",
@@ -23,4 +24,5 @@ __all__ = [
     "Settings",
     "load",
     "review",
+    "warnings_about_keys",
 ]

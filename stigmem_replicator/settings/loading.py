@@ -1,9 +1,10 @@
 """Reading all settings from where they are written, and saying everything that is wrong there.
 
 Each value is taken from the first place that has it: flags, our environment variable, the
-node's environment variable, the node's ``.env`` file, our TOML file, the default.  Relative
-paths start where they were written: the file's folder, or the working directory.  A table for
-one peer in our TOML file is over all of them, for that peer.
+credentials that systemd gives a service, the node's environment variable, the node's ``.env``
+file, our TOML file, the default.  Relative paths start where they were written: the file's
+folder, or the working directory.  A table for one peer in our TOML file is over all of them, for
+that peer.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from types import MappingProxyType
 from typing import Final
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.settings import sources
+from stigmem_replicator.settings import checks, sources
+from stigmem_replicator.settings.effective import (
+    DEFAULT_ORIGIN,
+    DEFINITIONS,
+    PER_PEER,
+    Settings,
+)
 from stigmem_replicator.settings.sources import Found, Source
-from stigmem_replicator.settings.table import DEFAULT_ORIGIN, DEFINITIONS, PER_PEER, Settings
+from stigmem_replicator.settings.transport_values import KeyFile
 from stigmem_replicator.settings.values import (
     Database,
     Definition,
@@ -78,21 +85,24 @@ def load(places: Places) -> Settings:
 def review(places: Places) -> Review:
     """Read all settings, and go on after what is wrong, to find all of it."""
     problems = _Problems()
-    variables = sources.environment(places.environ, places.cwd)
+    own_variables = sources.own_environment(places.environ, places.cwd)
+    node_variables = sources.node_environment(places.environ, places.cwd)
     toml, config_file = None, None
     if places.config_file is not None:
         config_file = places.cwd / places.config_file
         with problems.noted(_FILES):
             toml = sources.toml_file(config_file)
-    ours = [sources.flags(places.flags, places.cwd), variables]
+    ours = [sources.flags(places.flags, places.cwd), own_variables]
+    with problems.noted():
+        ours.append(sources.credentials(places.environ, places.cwd, DEFINITIONS))
     below = [] if toml is None else [toml]
-    of_node, env_file = [variables], None
+    of_node, env_file = [node_variables], None
     with problems.noted(_FILES):
-        env_file = _env_file(places, [*ours, *below])
+        env_file = _env_file(places, [*ours, *of_node, *below])
         if env_file is not None:
             of_node.append(sources.env_file(env_file))
 
-    order = [*ours, *of_node[1:], *sources.fallbacks(of_node, DEFINITIONS), *below]
+    order = [*ours, *of_node, *sources.fallbacks(of_node, DEFINITIONS), *below]
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     for name in DEFINITIONS:
@@ -113,7 +123,10 @@ def review(places: Places) -> Review:
         origins=MappingProxyType(origins),
     )
     if not problems.errors:
-        _check_together(settings, problems)
+        for error in checks.together(settings):
+            problems.add(error)
+        for error in checks.database(settings):
+            problems.add(error, "database")
     return Review(
         settings=settings,
         problems=tuple(problems.errors),
@@ -187,7 +200,7 @@ def _may_be_said(definition: Definition, found: Found) -> bool:
     """Tell whether a value that does not fit may be shown: where in it a secret is, is unknown."""
     kind, raw = definition.kind, found.raw
     url = isinstance(kind, Database) and isinstance(raw, str) and is_postgres(raw.strip())
-    return not (definition.secret or url or isinstance(kind, OptionalDsn))
+    return not (definition.secret or url or isinstance(kind, OptionalDsn | KeyFile))
 
 
 def _peer_tables(toml: Source, path: Path, problems: _Problems) -> dict[str, Mapping[str, object]]:
@@ -229,57 +242,3 @@ def _not_per_peer(place: str, key: str) -> LocalError:
         f"{place} sets {key!r}, which is the same for all peers",
         hint=f"a peer may have its own {', '.join(sorted(PER_PEER))}",
     )
-
-
-def _check_together(settings: Settings, problems: _Problems) -> None:
-    """Note values that do not go together."""
-    with problems.noted():
-        _check_keys(settings)
-    for smaller, greater in (
-        ("write_share_busy", "write_share_idle"),
-        ("backoff_base_s", "backoff_cap_s"),
-    ):
-        low, high = getattr(settings, smaller), getattr(settings, greater)
-        if low > high:
-            problems.add(
-                LocalError(
-                    Reason.CONFIGURATION_INVALID,
-                    f"{smaller} is {low} (from {settings.origin(smaller)}), but must not be above "
-                    f"{greater}, which is {high} (from {settings.origin(greater)})",
-                )
-            )
-    with problems.noted("database"):
-        _check_database(settings)
-
-
-def _check_keys(settings: Settings) -> None:
-    if bool(settings.federation_pubkey) != bool(settings.federation_privkey):
-        there, missing = "federation_pubkey", "federation_privkey"
-        if settings.federation_privkey:
-            there, missing = missing, there
-        raise LocalError(
-            Reason.CONFIGURATION_INVALID,
-            f"{there} is set (from {settings.origin(there)}) but {missing} is not",
-            hint="set both to replace the keys in the node's database, or neither to use those",
-        )
-
-
-def _check_database(settings: Settings) -> None:
-    """Refuse a database that is not named, or named twice."""
-    if settings.backend != "postgres" or is_postgres(settings.database):
-        return
-    named = settings.origin("storage_backend")
-    if not settings.pg_dsn:
-        raise LocalError(
-            Reason.CONFIGURATION_INVALID,
-            f"storage_backend is postgres (from {named}), but nothing says where that is",
-            hint="set STIGMEM_PG_DSN as for the node, or give --db postgresql://HOST/DATABASE",
-        )
-    path = settings.origin("database")
-    if path != DEFAULT_ORIGIN and DEFINITIONS["database"].node.name not in path:
-        raise LocalError(
-            Reason.CONFIGURATION_INVALID,
-            f"database is a file (from {path}), but storage_backend is postgres (from {named})",
-            hint="name the database by a postgresql:// URL or not at all, "
-            "or set STIGMEM_REPLICATOR_STORAGE_BACKEND=sqlite",
-        )

@@ -1,8 +1,8 @@
 """Where raw values of settings come from, in order: the first source that has one wins.
 
-Flags, the environment, the ``.env`` file of the node, our TOML file.  This module reads the
-files, finds raw values with their origin, and knows the words that are no setting; what a value
-may be is in ``values``.
+Flags, the environment, the credentials of a systemd service, the ``.env`` file of the node, our
+TOML file.  This module reads the files, finds raw values with their origin, and knows the words
+that are no setting; what a value may be is in ``values``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from stigmem_replicator.settings.values import (
 )
 
 ENV_FILE_NAME = ".env"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+"""Where systemd says in which folder the credentials of a service are."""
 PEER_TABLES = "peer"
 """The one key of our TOML file that is no setting: it holds a table each peer."""
 
@@ -70,9 +72,27 @@ def flags(values: Mapping[str, object], cwd: Path) -> Source:
     return Source(values, _names, lambda name, definition: f"flag {flag(name, definition)}", cwd)
 
 
-def environment(environ: Mapping[str, str], cwd: Path) -> Source:
-    """Return the environment: our own variable of a setting before the node's."""
-    return Source(_upper(environ), _variables, lambda key, _: f"environment {key}", cwd)
+def own_environment(environ: Mapping[str, str], cwd: Path) -> Source:
+    """Return our own variables in the environment."""
+    return Source(_upper(environ), _own_variable, lambda key, _: f"environment {key}", cwd)
+
+
+def node_environment(environ: Mapping[str, str], cwd: Path) -> Source:
+    """Return the node's variables in the environment."""
+    return Source(_upper(environ), _node_variable, lambda key, _: f"environment {key}", cwd)
+
+
+def credentials(
+    environ: Mapping[str, str], cwd: Path, definitions: Mapping[str, Definition]
+) -> Source:
+    """Return the files that systemd gives this service as credentials, if any.
+
+    Raises :class:`LocalError` when one of them cannot be looked at.
+    """
+    folder = environ.get(CREDENTIALS_VARIABLE, "")
+    names = [d.credential for d in definitions.values() if d.credential] if folder else []
+    values = {name: str(path) for name in names if _is_file(path := cwd / folder / name)}
+    return Source(values, _credential, lambda key, _: f"systemd credential {key}", cwd)
 
 
 def fallbacks(
@@ -164,12 +184,16 @@ def find_env_file(database: str, cwd: Path) -> Path | None:
     folders = [cwd] if "://" in database else [Path(database).parent, cwd]
     for folder in folders:
         path = folder / ENV_FILE_NAME
-        try:
-            if path.is_file():
-                return path
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        if _is_file(path):
+            return path
     return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def flag(name: str, definition: Definition | None) -> str:
@@ -182,9 +206,19 @@ def _names(name: str, definition: Definition) -> Sequence[str]:
     return (name,)
 
 
-def _variables(name: str, definition: Definition) -> Sequence[str]:
-    own = own_variable(name)
-    return (own, definition.node.name) if definition.node.name else (own,)
+def _own_variable(name: str, definition: Definition) -> Sequence[str]:
+    del definition
+    return (own_variable(name),)
+
+
+def _node_variable(name: str, definition: Definition) -> Sequence[str]:
+    del name
+    return (definition.node.name,) if definition.node.name else ()
+
+
+def _credential(name: str, definition: Definition) -> Sequence[str]:
+    del name
+    return (definition.credential,) if definition.credential else ()
 
 
 def _fallback(variable: str, name: str, definition: Definition) -> Sequence[str]:
@@ -193,7 +227,8 @@ def _fallback(variable: str, name: str, definition: Definition) -> Sequence[str]
 
 
 def _env_file_variables(name: str, definition: Definition) -> Sequence[str]:
-    return _variables(name, definition) if definition.node.in_env_file else (own_variable(name),)
+    own = _own_variable(name, definition)
+    return (*own, *_node_variable(name, definition)) if definition.node.in_env_file else own
 
 
 def _upper(values: Mapping[str, str | None]) -> dict[str, object]:

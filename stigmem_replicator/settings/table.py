@@ -1,26 +1,24 @@
-"""The table of all settings: one frozen ``Settings``, each value knowing its origin.
+"""The table of all settings: what there is, what it may be and what it is when nobody says so.
 
 A field's row holds its default, the kind of its value, what it is for and, where the node has
 the same setting, the node's own variable.  From the name follow our variable
 (``STIGMEM_REPLICATOR_`` and the name in capitals), the key in our TOML file (the name) and the
-flag (the name with hyphens).  Where values come from is in ``loading``.
+flag (the name with hyphens).  What the values are in one run is in ``effective``, where they
+come from in ``loading``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
+from stigmem_replicator.settings.transport_values import KeyFile, Network, Networks
 from stigmem_replicator.settings.values import (
-    DEFINITION,
     Address,
     Backend,
     Choice,
     Database,
-    Definition,
     NodeVariable,
     Number,
     OptionalDsn,
@@ -29,14 +27,8 @@ from stigmem_replicator.settings.values import (
     SchemaName,
     Switch,
     Whole,
-    is_postgres,
     option,
-    own_variable,
-    shown,
-    without_secrets,
 )
-
-DEFAULT_ORIGIN = "default"
 
 # Longer spans are refused, since from some length on no calendar can subtract them.
 _CENTURY_HOURS = 100 * 365 * 24
@@ -48,21 +40,9 @@ Encryption = Literal["off", "on"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """One setting as people see it; secrets are hidden."""
-
-    name: str
-    value: str
-    origin: str
-    help: str
-    variable: str
-    node_variable: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings:
-    """Every setting; ``Settings()`` has the defaults."""
+class Table:
+    """A row each setting; what is made of them is ``effective.Settings``."""
 
     # the node's database
     database: str = option(
@@ -117,7 +97,51 @@ class Settings:
         node="STIGMEM_FEDERATION_PRIVKEY",
         secret=True,
     )
+    federation_privkey_file: Path | None = option(
+        None,
+        KeyFile(),
+        "file with the node's private key, in place of federation_privkey",
+        credential="federation_privkey",
+    )
     token_ttl_s: int = option(120, Whole(60, 300), "seconds a token for a peer is good for")
+
+    # how the wire is secured, and which addresses are called
+    tls_cert_path: Path | None = option(
+        None,
+        OptionalFile(),
+        "the node's certificate for mutual TLS, in PEM",
+        node="STIGMEM_TLS_CERT_PATH",
+        credential="tls_cert",
+    )
+    tls_key_path: Path | None = option(
+        None,
+        KeyFile(),
+        "the private key of that certificate, in PEM",
+        node="STIGMEM_TLS_KEY_PATH",
+        credential="tls_key",
+    )
+    tls_ca_bundle: Path | None = option(
+        None,
+        OptionalFile(),
+        "the issuers whose certificates a peer may show, in PEM",
+        node="STIGMEM_TLS_CA_BUNDLE",
+        credential="tls_ca_bundle",
+    )
+    federation_insecure: bool = option(
+        default=False,
+        kind=Switch(),
+        help_="whether peers are called without mutual TLS, at any address: for tests only",
+        node="STIGMEM_FEDERATION_INSECURE",
+    )
+    local_dev_allow_insecure_non_loopback: bool = option(
+        default=False,
+        kind=Switch(),
+        help_="whether federation_insecure may be on where node_url is not this machine",
+        node="STIGMEM_LOCAL_DEV_ALLOW_INSECURE_NON_LOOPBACK",
+    )
+    allowed_networks: tuple[Network, ...] = option(
+        (), Networks(), "private networks that a peer's address may be in", per_peer=True
+    )
 
     # what is admitted: the node's own rules
     trust_mode: TrustMode = option(
@@ -229,6 +253,18 @@ class Settings:
     page_timeout_s: float = option(
         60.0, Number(0.1, 3600), "seconds for one whole page", per_peer=True
     )
+    requests_per_s: float = option(
+        0.0, Number(0.0, 1_000_000), "requests a second to all peers together; 0: no limit"
+    )
+    bytes_per_s: int = option(
+        0, Whole(0, 10**12), "bytes a second from all peers together; 0: no limit"
+    )
+    peer_requests_per_s: float = option(
+        0.0, Number(0.0, 1_000_000), "requests a second to one peer; 0: no limit", per_peer=True
+    )
+    peer_bytes_per_s: int = option(
+        0, Whole(0, 10**12), "bytes a second from one peer; 0: no limit", per_peer=True
+    )
     overlap_s: float = option(
         10.0, Number(0.0, 3600), "seconds that are read again, for what the peer committed late"
     )
@@ -275,88 +311,3 @@ class Settings:
         "least severity that is logged",
         node="STIGMEM_LOG_LEVEL",
     )
-
-    # where it all came from
-    config_file: Path | None = field(default=None, compare=False)
-    env_file: Path | None = field(default=None, compare=False)
-    peer_tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict, compare=False)
-    """What our TOML file says for single peers: values by name, by node id."""
-    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def backend(self) -> str:
-        """What to open: ``sqlite``, ``postgres`` or the name of something that we cannot open."""
-        if is_postgres(self.database):
-            return "postgres"
-        scheme, url, _ = self.database.partition("://")
-        return scheme if url else self.storage_backend
-
-    @property
-    def location(self) -> str:
-        """Where the node's data is: a path, or for PostgreSQL a ``postgresql://`` URL.
-
-        The URL may hold a password: show people ``location_shown``.
-        """
-        if self.backend == "postgres" and not is_postgres(self.database):
-            return self.pg_dsn
-        return self.database
-
-    @property
-    def location_shown(self) -> str:
-        """The location as people may see it."""
-        location = self.location
-        return without_secrets(location) if "://" in location else location
-
-    def origin(self, name: str) -> str:
-        """Return where a value came from, such as ``environment STIGMEM_DB_PATH``."""
-        return self.origins.get(name, DEFAULT_ORIGIN)
-
-    def for_peer(self, node_id: str) -> Settings:
-        """Return the settings for one peer: its own table in our TOML file over all else."""
-        values = self.peer_tables.get(node_id, {})
-        if not values:
-            return self
-        origins = {**self.origins, **dict.fromkeys(values, f"peer table in {self.config_file}")}
-        return replace(
-            self,
-            origins=MappingProxyType(origins),
-            **values,  # type: ignore[arg-type] # each kind gives its field's type
-        )
-
-    def describe_peers(self) -> Mapping[str, tuple[Described, ...]]:
-        """Return what is set for single peers, as people see it, by node id.
-
-        An id is hidden like a URL: somebody may have taken the peer's address for its id.
-        """
-        return {
-            without_secrets(node_id): tuple(
-                row for row in self.for_peer(node_id).describe() if row.name in values
-            )
-            for node_id, values in self.peer_tables.items()
-        }
-
-    def describe(self) -> tuple[Described, ...]:
-        """Return every setting as people see it, in the order of the table."""
-        return tuple(
-            Described(
-                name=name,
-                value=shown(definition, getattr(self, name)),
-                origin=self.origin(name),
-                help=definition.help,
-                variable=own_variable(name),
-                node_variable=definition.node.name,
-            )
-            for name, definition in DEFINITIONS.items()
-        )
-
-    def __repr__(self) -> str:
-        return f"Settings({', '.join(f'{row.name}={row.value!r}' for row in self.describe())})"
-
-
-DEFINITIONS: Mapping[str, Definition] = MappingProxyType(
-    {f.name: f.metadata[DEFINITION] for f in fields(Settings) if DEFINITION in f.metadata}
-)
-"""The table again, by name."""
-
-PER_PEER: tuple[str, ...] = tuple(n for n, definition in DEFINITIONS.items() if definition.per_peer)
-"""The settings that a peer may have a value of its own for."""

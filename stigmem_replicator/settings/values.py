@@ -71,7 +71,7 @@ class Address:
     def parse(self, raw: object, base: Path) -> str:
         """Return the text as it is, if it reads as a URL."""
         del base
-        text = _text(raw)
+        text = plain_text(raw)
         urlsplit(text)
         return text
 
@@ -87,7 +87,7 @@ class Switch:
         del base
         if isinstance(raw, bool):
             return raw
-        word = _text(raw).lower()
+        word = plain_text(raw).lower()
         if word in _TRUE:
             return True
         if word in _FALSE:
@@ -111,7 +111,7 @@ class Choice(Generic[S]):
         """Return the word as it is listed."""
         del base
         try:
-            return self._words[_text(raw).lower()]
+            return self._words[plain_text(raw).lower()]
         except KeyError:
             raise ValueError from None
 
@@ -178,7 +178,7 @@ class Database:
 
     def parse(self, raw: object, base: Path) -> str:
         """Return an absolute path or a URL."""
-        text = _text(raw)
+        text = plain_text(raw)
         if is_postgres(text) or _DSN_START.match(text):
             return _postgres_url(text)
         url = _SQLITE_URL.fullmatch(text)
@@ -201,7 +201,7 @@ class OptionalDsn:
     def parse(self, raw: object, base: Path) -> str:
         """Return a ``postgresql:`` URL, or an empty text."""
         del base
-        text = _text(raw)
+        text = plain_text(raw)
         return _postgres_url(text) if text else ""
 
 
@@ -214,7 +214,7 @@ class SchemaName:
     def parse(self, raw: object, base: Path) -> str:
         """Return the name."""
         del base
-        text = _text(raw) or "public"
+        text = plain_text(raw) or "public"
         if not _SCHEMA_NAME.fullmatch(text):
             raise ValueError
         return text
@@ -246,7 +246,7 @@ class OptionalFile:
 
     def parse(self, raw: object, base: Path) -> Path | None:
         """Return an absolute path, or None for an empty text."""
-        text = _text(raw)
+        text = plain_text(raw)
         return base / text if text else None
 
 
@@ -259,7 +259,7 @@ class OptionalKey:
     def parse(self, raw: object, base: Path) -> str:
         """Return the text without its padding."""
         del base
-        text = _text(raw).rstrip("=")
+        text = plain_text(raw).rstrip("=")
         try:
             decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except binascii.Error:
@@ -292,6 +292,8 @@ class Definition:
     """The flag's spelling, when it is not the name with hyphens."""
     per_peer: bool = False
     """True when our TOML file may say something else for one peer."""
+    credential: str = ""
+    """The name of the systemd credential that is the file, if it can be one."""
 
 
 def option(
@@ -303,10 +305,11 @@ def option(
     secret: bool = False,
     flag: str = "",
     per_peer: bool = False,
+    credential: str = "",
 ) -> T:
     """Declare one field of ``Settings``; to a type checker it is the default value."""
     variable = NodeVariable(node) if isinstance(node, str) else node
-    definition = Definition(kind, help_, variable, secret, flag, per_peer)
+    definition = Definition(kind, help_, variable, secret, flag, per_peer, credential)
     return field(default=default, metadata={DEFINITION: definition})
 
 
@@ -323,7 +326,7 @@ def shown(definition: Definition, value: object) -> str:
         return HIDDEN
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     if _DSN_START.match(text.strip()):
         return HIDDEN
     return without_secrets(text) if "://" in text else text
@@ -362,7 +365,8 @@ def _postgres_url(text: str) -> str:
     return f"postgresql:///{database}?{urlencode(pairs, quote_via=quote)}"
 
 
-def _text(raw: object) -> str:
+def plain_text(raw: object) -> str:
+    """Return a text or a path without the spaces around it, or raise ValueError."""
     if not isinstance(raw, str) and not hasattr(raw, "__fspath__"):
         raise ValueError
     text = str(raw).strip()

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, text
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store import own_schema
-from stigmem_replicator.store.engine import Database, writing
+from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.own_models import HEAD_REVISION, VERSION_TABLE, OwnBase
+from stigmem_replicator.store.standstill import changing_tables
 
 _PACKAGED: Final = Path(__file__).parent.parent / "_migrations"
 _CHECKOUT: Final = Path(__file__).parent.parent.parent / "alembic"
@@ -32,14 +33,20 @@ def current(connection: Connection) -> str | None:
 def upgrade(database: Database) -> bool:
     """Bring our own tables to the revision that this code needs; say whether anything changed.
 
-    One process at a time: the whole upgrade holds the write lock.  Raises :class:`LocalError`
-    when the tables are of a newer version than this code, or only half there.
+    One process at a time: the whole upgrade holds the write lock.  Tables that are there already
+    are changed only while nobody works on a peer: a running process may be of the version that
+    made them.  Call it before this process takes a peer's lock.
+
+    Raises :class:`LocalError` when the tables are of a newer version than this code, or only half
+    there, and :class:`PeerHeldError`, without waiting and with nothing changed, when another
+    process works on a peer.
     """
-    with writing(database) as connection:
+    with changing_tables(database) as (connection, take_peers):
         own_schema.check(connection, older=True)
         revision = current(connection)
         if revision == HEAD_REVISION:
             return False
+        take_peers()
         _run(connection, revision, "upgrade", HEAD_REVISION)
     return True
 
@@ -50,11 +57,17 @@ def require(connection: Connection) -> None:
 
 
 def drop(database: Database) -> bool:
-    """Remove our own tables and leave the node as it was; say whether there were any."""
-    with writing(database) as connection:
+    """Remove our own tables and leave the node as it was; say whether there were any.
+
+    Raises :class:`LocalError` when a newer version made them, and :class:`PeerHeldError`, without
+    waiting and with nothing removed, when another process works on a peer: numbers begin anew
+    after a drop.  Call it before this process takes a peer's lock.
+    """
+    with changing_tables(database) as (connection, take_peers):
         own_schema.refuse_newer(connection)
         if not own_schema.present(connection):
             return False
+        take_peers()
         for table in reversed(OwnBase.metadata.sorted_tables):
             connection.execute(text(f"DROP TABLE IF EXISTS {table.name}"))
         connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PREFIX: Final = "replicator_"
 VERSION_TABLE: Final = "replicator_alembic_version"
-HEAD_REVISION: Final = "0001"
+HEAD_REVISION: Final = "0002"
 """The revision that this code needs; the migration scripts end at it."""
 
 FACTS: Final = "facts"
@@ -51,6 +51,9 @@ class PeerStatus(OwnBase):
     holder_pid: Mapped[int | None]
     holder_command: Mapped[str | None]
     holder_since_ms: Mapped[int | None]
+    certificate_not_after_ms: Mapped[int | None]
+    upstream_lag_ms: Mapped[int | None]
+    upstream_lag_at_ms: Mapped[int | None]
 
 
 class StreamCursor(OwnBase):

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from stigmem_replicator.clock import Clock, NewId
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.session import Position
-from stigmem_replicator.store import positions, reads
+from stigmem_replicator.store import own_schema, positions, reads
 from stigmem_replicator.store.node_models import Fact, FederationAudit, FederationManifest
 from stigmem_replicator.store.own_models import Event, HlcClock, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
@@ -36,6 +36,8 @@ CURSOR_SET: Final = "cursor_set"
 CURSOR_IMPORTED: Final = "cursor_imported"
 STATE_CHANGED: Final = "state_changed"
 FIRST_CONTACT: Final = "first_contact"
+
+_GREATEST: Final = 2**63 - 1
 
 
 class PeerState(StrEnum):
@@ -133,7 +135,12 @@ def not_before_ms(connection: Connection, node_id: str) -> int | None:
 
 
 def take(connection: Connection, node_id: str, holder: Holder) -> int:
-    """Note who works on a peer now and return the peer's commit number."""
+    """Note who works on a peer now and return the peer's commit number.
+
+    Raises :class:`LocalError` when a newer version has changed our tables since this process
+    looked at them: whoever changes them holds every peer, and this one was free.
+    """
+    own_schema.refuse_newer(connection)
     connection.execute(
         update(PeerStatus)
         .where(PeerStatus.node_id == node_id)
@@ -151,11 +158,39 @@ def take(connection: Connection, node_id: str, holder: Holder) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    """What a peer's answers told of it, milliseconds since 1970 unless said otherwise.
+
+    ``certificate_not_after_ms`` is when its certificate ends; None leaves what is stored.
+    ``upstream_lag_ms`` is how many milliseconds the peer is behind its own sources, as it said at
+    ``upstream_lag_at_ms``; None at a known time means that it named no lag then, and without a
+    time what is stored stays.
+    """
+
+    certificate_not_after_ms: int | None = None
+    upstream_lag_ms: int | None = None
+    upstream_lag_at_ms: int | None = None
+
+    def values(self) -> dict[str, object]:
+        """Return what is to be written of it, by column."""
+        values: dict[str, object] = {}
+        if self.certificate_not_after_ms is not None:
+            values["certificate_not_after_ms"] = self.certificate_not_after_ms
+        if self.upstream_lag_at_ms is not None:
+            lag_ms = self.upstream_lag_ms
+            values["upstream_lag_at_ms"] = self.upstream_lag_at_ms
+            # The peer may name any number; more than the column holds is as good as endless.
+            values["upstream_lag_ms"] = None if lag_ms is None else max(0, min(lag_ms, _GREATEST))
+        return values
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a pull of one peer ended: the peer's new state, and why.
 
     ``caught_up_ms`` is the sending time of the answer that said there is no more, None when
     none did; ``not_before_ms`` is the moment before which the peer must not be asked.
+    ``observed`` is what its answers told meanwhile, None when there is nothing to note.
     """
 
     state: PeerState
@@ -163,6 +198,7 @@ class Ending:
     detail: str | None = None
     caught_up_ms: int | None = None
     not_before_ms: int | None = None
+    observed: Observed | None = None
 
 
 def let_go(connection: Connection, node_id: str) -> None:
@@ -189,6 +225,8 @@ def ended(connection: Connection, node_id: str, ending: Ending, clock: Clock) ->
     if ending.caught_up_ms is not None:
         values["caught_up_ms"] = ending.caught_up_ms
         values["last_success_ms"] = ending.caught_up_ms
+    if ending.observed is not None:
+        values |= ending.observed.values()
     changed = before is None or (before.state, before.reason) != (ending.state, ending.reason)
     if changed:
         values["since_ms"] = clock.now_ms()
@@ -305,3 +343,19 @@ def store_manifest(
                 ts=clock.now_iso(),
             )
         )
+
+
+def audit_san_mismatch(connection: Connection, peer: PeerRow, new_id: NewId, clock: Clock) -> None:
+    """Note in the node's audit, as the node does, that a peer's certificate is somebody else's.
+
+    In this event the node names the peer by its node id, not by the id of its registry.
+    """
+    connection.execute(
+        insert(FederationAudit).values(
+            id=new_id(),
+            peer_id=peer.node_id,
+            event_type="san_mismatch",
+            detail=json.dumps({"peer_node_id": peer.node_id, "direction": "pull"}),
+            ts=clock.now_iso(),
+        )
+    )

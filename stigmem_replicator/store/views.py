@@ -15,7 +15,7 @@ from stigmem_replicator.store.own_models import DeadLetter, Event, PeerStatus
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """A peer's state and totals; times are milliseconds since 1970."""
+    """A peer's state and totals; times are milliseconds since 1970, but the lag is a duration."""
 
     state: str
     reason: str | None
@@ -33,6 +33,9 @@ class PeerView:
     holder_host: str | None
     holder_pid: int | None
     holder_command: str | None
+    certificate_not_after_ms: int | None
+    upstream_lag_ms: int | None
+    upstream_lag_at_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)

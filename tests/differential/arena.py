@@ -35,6 +35,7 @@ from stigmem_replicator.store import migrations, reads
 from stigmem_replicator.store.engine import Database, open_database, reading
 from stigmem_replicator.store.locks import PeerLocks, make_locks
 from stigmem_replicator.store.records import Holder
+from stigmem_replicator.transport.network import open_network
 from tests.differential.recorded import FACTS
 from tests.nodes.bulk import InsideNode
 
@@ -195,6 +196,7 @@ def arena_of(
     settings = replace(
         settings or Settings(),
         database=str(our_side),
+        federation_insecure=True,
         node_url=pair.receiver.url,
         reject_burst_run=0,
         reject_burst_percent=0,
@@ -224,6 +226,7 @@ def _surroundings(
         trust=TrustBook(database, settings, clock),
         identity=load_identity(database, settings),
         locks=locks,
+        network=open_network(settings, clock, _no_sleep),
         process=Holder(platform.node(), os.getpid(), "test", clock.now_ms()),
         clock=clock,
         sleep=_no_sleep,

@@ -13,7 +13,7 @@ import pytest
 
 from tests.differential.pen import Pen
 from tests.differential.recorded import page_server, record
-from tests.e2e.conftest import LOOPBACK, Cli, make_cli
+from tests.e2e.conftest import Cli, make_cli
 from tests.nodes.bulk import InsideNode, assert_in_bulk
 from tests.nodes.environment import node_environment
 from tests.nodes.fact_corpus import facts, uncarriable_facts
@@ -126,7 +126,7 @@ class Both:
     def _environ(self) -> dict[str, str]:
         shared = {f"STIGMEM_{name}": value for name, value in self.settings.items()}
         own = {f"STIGMEM_REPLICATOR_{name}": value for name, value in self.own_settings.items()}
-        return {**LOOPBACK, "STIGMEM_NODE_URL": self.world.pair.receiver.url, **shared, **own}
+        return {"STIGMEM_NODE_URL": self.world.pair.receiver.url, **shared, **own}
 
     def read_again(self) -> None:
         """Have our next pull begin at the beginning."""

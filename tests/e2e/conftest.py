@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from tests.loopback import allowed, apart
 from tests.nodes.environment import REPOSITORY, NodeEnvironment
 from tests.nodes.environment import node_environment as installed_environment
 from tests.nodes.federation import Pair, pair_of_nodes
@@ -24,15 +25,13 @@ CLI_TIMEOUT_S = 120.0
 # The first test of a session also installs the node, from a network that may be slow.
 TEST_TIMEOUT_S = 600
 
-# Nodes on loopback have no TLS; the node's own setting says that this is meant.
-LOOPBACK = {"STIGMEM_FEDERATION_INSECURE": "true"}
-
 
 @dataclass(frozen=True, slots=True)
 class CliResult:
     stdout: str
     stderr: str
     returncode: int
+    warned: str = ""
 
 
 class Cli(Protocol):
@@ -111,7 +110,7 @@ def fresh_receiver_db(shared_pair: SharedPair, tmp_path: Path) -> Path:
 def cli(tmp_path: Path) -> Cli:
     """Run `stigmem-replicate` as a subprocess that sees nothing of this one's environment.
 
-    `env` replaces the default, which only allows plain loopback. With `check` a failure of the
+    Unless `env` says how peers are called, plain loopback is allowed. With `check` a failure of the
     command fails the test with what it printed.
     """
     return make_cli(tmp_path)
@@ -138,24 +137,25 @@ def make_cli(folder: Path) -> Cli:
             text=True,
             encoding="utf-8",
             cwd=home,
-            env=cli_environ(home, LOOPBACK if env is None else env),
+            env=cli_environ(home, env),
             timeout=timeout,
             check=False,
         )
         if check and done.returncode != 0:
             said = f"{done.stdout}{done.stderr}"
             pytest.fail(f"{' '.join(command[1:])} ended with {done.returncode}:\n{said}")
-        return CliResult(done.stdout, done.stderr, done.returncode)
+        stderr, warned = apart(done.stderr, env)
+        return CliResult(done.stdout, stderr, done.returncode, warned)
 
     return run
 
 
-def cli_environ(home: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a command: `env` and the little that Python needs."""
+def cli_environ(home: Path, env: Mapping[str, str] | None) -> dict[str, str]:
+    """The whole environment of a command: `env` and the little that it needs besides."""
     return {
         "PATH": os.defpath,
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(REPOSITORY),
-        **env,
+        **allowed(env),
     }

@@ -2,6 +2,9 @@
 
 A test module takes the fixture with `pytest_plugins`.  It is for what a command prints and how it
 ends; signals, crashes and what several processes do are for the fixtures `cli` and `start`.
+
+Unless `env` says itself how peers are called, plain loopback is allowed, and the warning that
+this earns is kept apart from the rest of standard error, in `Result.warned`.
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ import pytest
 import structlog
 
 from stigmem_replicator.cli.app import run as run_app
+from tests.loopback import allowed, apart
 
 
 class Result:
     """What a command printed and how it ended."""
 
-    def __init__(self, stdout: str, stderr: str, code: int) -> None:
+    def __init__(self, stdout: str, stderr: str, code: int, warned: str = "") -> None:
         self.stdout = stdout
         self.stderr = stderr
         self.code = code
+        self.warned = warned
 
     def failed(self, reason: str, code: int) -> str:
         """Return the one line that says why, having checked that there is no other."""
@@ -67,12 +72,13 @@ def here(
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["stigmem-replicate", *database, *arguments])
             patch.setattr(sys, "stdin", io.StringIO())
-            for name, value in (env or {}).items():
+            for name, value in allowed(env).items():
                 patch.setenv(name, value)
             capsys.readouterr()
             code = run_app()
         said = capsys.readouterr()
-        return Result(said.out, said.err, code)
+        stderr, warned = apart(said.err, env)
+        return Result(said.out, stderr, code, warned)
 
     yield run
     structlog.reset_defaults()

@@ -11,8 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.conftest import LOOPBACK
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -50,7 +48,7 @@ def pull(
 
     `env` is added to the settings that a replicator shares with the receiver's node.
     """
-    settings = {**LOOPBACK, "STIGMEM_NODE_URL": pair.receiver.url, **(env or {})}
+    settings = {"STIGMEM_NODE_URL": pair.receiver.url, **(env or {})}
     words = ("pull", "--peer", pair.origin.node_id, "--wait", "0", "--json")
     said = cli(*words, db=pair.receiver.database, env=settings, check=check)
     summary: dict[str, Any] = json.loads(said.stdout)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.e2e.conftest import LOOPBACK
 from tests.e2e.page_pulls import settings, wait_for
 from tests.pages.receiver import Receiver
 from tests.pages.server import Held, PageServer, honestly
@@ -85,7 +84,7 @@ def assert_only_the_first_page(receiver: Receiver, server: PageServer) -> None:
 
 def heal(cli: Cli, receiver: Receiver, server: PageServer, **values: object) -> None:
     """Pull undisturbed; everything must be there, once."""
-    words, env = ("pull", "--peer", server.node_id), LOOPBACK | settings(**values)
+    words, env = ("pull", "--peer", server.node_id), settings(**values)
     cli(*words, db=receiver.database, env=env)
     assert len(receiver.assert_clean(server).admitted) == FACTS
 
@@ -234,7 +233,7 @@ def test_a_disk_without_the_room_that_is_wanted(
     server.origin.add_many(2)
     before = adopted.dump()
     words, env = ("pull", "--peer", server.node_id), settings(free_space_min_mb=10**9)
-    result = cli(*words, db=adopted.database, env=LOOPBACK | env, check=False)
+    result = cli(*words, db=adopted.database, env=env, check=False)
     (line,) = result.stderr.splitlines()
     assert "(disk_low)" in line
     assert str(adopted.database.parent) in line
@@ -242,7 +241,7 @@ def test_a_disk_without_the_room_that_is_wanted(
     assert result.returncode == 3
     assert server.requests == []
     assert adopted.dump() == before
-    assert "would add" in cli(*words, "--dry-run", db=adopted.database, env=LOOPBACK | env).stdout
+    assert "would add" in cli(*words, "--dry-run", db=adopted.database, env=env).stdout
 
 
 def test_a_file_that_may_not_grow(

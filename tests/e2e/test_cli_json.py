@@ -12,11 +12,12 @@ import pytest
 import typer
 
 from stigmem_replicator.cli.app import app
+from tests.nodes.certificates import Authority
 from tests.nodes.environment import REPOSITORY
 from tests.pages.origin import now_ms
 from tests.pages.poison import poison, serve
 from tests.pages.receiver import Receiver
-from tests.pages.server import PageServer
+from tests.pages.server import Exchange, PageServer
 
 if TYPE_CHECKING:
     from tests.e2e.here import Here
@@ -127,7 +128,12 @@ def record(here: Here, bare_receiver: Receiver) -> Recorder:
 
 
 def test_every_document_is_as_described(
-    here: Here, record: Recorder, bare_receiver: Receiver, server: PageServer, tmp_path: Path
+    here: Here,
+    record: Recorder,
+    bare_receiver: Receiver,
+    server: PageServer,
+    authority: Authority,
+    tmp_path: Path,
 ) -> None:
     """From before the first pull to a peer that fails, all commands print what the page says."""
     bare_receiver.adopt(server)
@@ -138,6 +144,10 @@ def test_every_document_is_as_described(
     )
     record.everything(server.node_id)
     replicate(here, record, bare_receiver, server)
+    own = authority.issue(bare_receiver.meta("node_id"))
+    shown = record("peers show", server.node_id, **own.environ)
+    assert shown["own_certificate_not_after_ms"] == own.not_after.timestamp() * 1000
+    assert not shown["insecure"]
     fail(record, bare_receiver, server.node_id, tmp_path)
 
     described = tables()
@@ -150,6 +160,11 @@ def test_every_document_is_as_described(
     assert not wrong, "\n".join(wrong)
 
 
+def lagging(exchange: Exchange) -> None:
+    """Answer as a peer does that is behind its own sources."""
+    exchange.send(*exchange.honest(), {"X-Stigmem-Replication-Lag": "180000"})
+
+
 def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServer) -> None:
     """Pull, refuse an entry, move the cursor, pull again, and look at it all."""
     name = server.node_id
@@ -158,6 +173,7 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
     for hours in (5, 4, 3):
         server.origin.add(hlc=f"{now_ms() - hours * 3_600_000}.0")
     serve(server.origin, poison("a content beside its id"))
+    server.always = lagging
     record("pull", "--peer", name, STIGMEM_REPLICATOR_PAGE_SIZE="1")
     for who, *words in (
         (OTHER, "reset", "--yes"),
@@ -174,7 +190,7 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
     # As it is while another process works on a peer that asked to be left alone.
     receiver.execute(
         "UPDATE replicator_peers SET not_before_ms = 1, holder_host = 'h', holder_pid = 1,"
-        " holder_command = 'pull'"
+        " holder_command = 'pull', certificate_not_after_ms = 1"
     )
     record.everything(name)
 
@@ -182,7 +198,10 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
 def fail(record: Recorder, receiver: Receiver, node_id: str, folder: Path) -> None:
     """Pull from a peer that is not there, with settings that do not fit everywhere."""
     receiver.execute("UPDATE peers SET node_url = 'http://127.0.0.1:1'")
-    receiver.database.with_name(".env").write_text("STIGMEM_NODE_URL=https://node.example\n")
+    receiver.database.with_name(".env").write_text(
+        "STIGMEM_NODE_URL=https://node.example\n"
+        "STIGMEM_LOCAL_DEV_ALLOW_INSECURE_NON_LOOPBACK=true\n"
+    )
     config = folder / "replicator.toml"
     config.write_text('[peer."stigmem:node:gone"]\npage_size = 7\n')
     record.options = ["--config", str(config)]

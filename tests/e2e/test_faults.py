@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stigmem_replicator.store.apply import Point
-from tests.e2e.conftest import LOOPBACK, CliResult, cli_environ
+from tests.e2e.conftest import CliResult, cli_environ
 from tests.nodes.bulk import InsideNode, assert_in_bulk
 from tests.nodes.fact_corpus import facts, plain_facts, uncarriable_facts
 from tests.nodes.federation import Pair, pair_of_nodes
@@ -108,7 +108,7 @@ class Receiver:
             text=True,
             encoding="utf-8",
             cwd=self.home,
-            env=cli_environ(self.home, LOOPBACK | environ),
+            env=cli_environ(self.home, environ),
         )
 
     def pull(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stigmem_replicator.engine.pull import Pull
+from tests.nodes.certificates import TlsFiles
 from tests.pages.origin import Origin, now_ms
 from tests.pages.poison import poison, serve
 from tests.pages.receiver import Receiver
@@ -61,6 +62,50 @@ def test_a_peer_shows_its_last_events(here: Here, adopted: Receiver, server: Pag
     assert here(*words, db=adopted.database).stdout.count("cursor_reset") == 50
     document = json.loads(here(*words, "--json", db=adopted.database).stdout)
     assert len(document["events"]) == 50
+
+
+def test_a_peer_shows_certificates_and_how_far_it_is_behind(
+    here: Here, adopted: Receiver, server: PageServer, certificate: TlsFiles
+) -> None:
+    """What its answers told is shown when there is something, our certificate when there is one."""
+
+    def shown(**env: str) -> str:
+        result = here("peers", "show", server.node_id, db=adopted.database, env=env)
+        assert (result.code, result.stderr) == (0, "")
+        return result.stdout
+
+    assert here("pull", "--all", db=adopted.database).code == 0
+    assert not re.search("certificate|lag", shown())
+    adopted.execute("UPDATE replicator_peers SET certificate_not_after_ms = 86400000")
+    adopted.execute("UPDATE replicator_peers SET upstream_lag_ms = 180000, upstream_lag_at_ms = 0")
+    assert re.search(r"its certificate +1970-01-02T00:00:00Z \(expired \d+ d ago\)\n", shown())
+    assert re.search(r"upstream lag +3 min, told 1970-01-01T00:00:00Z\n", shown())
+    listed = here("peers", "list", db=adopted.database).stdout
+    assert listed.endswith(" ago    idle, upstream lag 3 min\n")
+    until = certificate.not_after.strftime("%Y-%m-%dT%H:%M:%SZ")
+    environ = certificate.environ
+    assert re.search(rf"own certificate +{until} \(30 d left\)\n", shown(**environ))
+    certificate.certificate.write_text("no certificate")
+    assert re.search(rf"own certificate +\D*{certificate.certificate}", shown(**environ))
+
+
+def test_a_list_of_peers_warns_of_what_is_not_secured(
+    here: Here, adopted: Receiver, certificate: TlsFiles
+) -> None:
+    """It says so on standard error, where peers may be called insecurely and only there."""
+    insecure = here("peers", "list", db=adopted.database)
+    assert insecure.warned.startswith("stigmem-replicate: WARNING: federation_insecure is on: ")
+    assert "STIGMEM_TLS_CERT_PATH" in insecure.warned
+    assert len(insecure.stdout.splitlines()) == 2
+    secured = here("peers", "list", db=adopted.database, env=certificate.environ)
+    assert (secured.stdout, secured.stderr) == (insecure.stdout, "")
+    both = {**certificate.environ, "STIGMEM_FEDERATION_INSECURE": "true"}
+    (line,) = here("peers", "list", db=adopted.database, env=both).stderr.splitlines()
+    assert line.endswith("; unset STIGMEM_FEDERATION_INSECURE")
+    for env in ({}, certificate.environ):
+        said = here("peers", "list", "--json", db=adopted.database, env=env)
+        assert (said.stderr, said.warned) == ("", "")
+        assert [peer["insecure"] for peer in json.loads(said.stdout)] == [not env]
 
 
 def test_a_mistake_with_one_peer_does_not_end_the_others(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stigmem_replicator.store import own_models, own_schema
+from stigmem_replicator.store import migrations, own_models, own_schema
 from stigmem_replicator.store.own_models import HEAD_REVISION, VERSION_TABLE
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer
@@ -96,12 +96,12 @@ def test_a_newer_program_upgrades_older_tables_or_says_who_does(
 ) -> None:
     """What may not upgrade names the command that does; nothing reads tables of another form."""
     for module in (own_models, own_schema):
-        monkeypatch.setattr(module, "HEAD_REVISION", "0001z")
+        monkeypatch.setattr(module, "HEAD_REVISION", f"{HEAD_REVISION}z")
     before = adopted.dump()
     reset = ("cursor", "reset", "--peer", "stigmem:node:", "--yes")
     for words in (*READING, ("pull", "--all", "--no-migrate"), reset):
         line = refused(here, adopted.database, *words)
-        assert f"at revision {HEAD_REVISION}, this version needs 0001z" in line
+        assert f"at revision {HEAD_REVISION}, this version needs {HEAD_REVISION}z" in line
         assert "stigmem-replicate db upgrade" in line
     assert adopted.dump() == before
 
@@ -167,19 +167,32 @@ def test_no_migrate_refuses_in_place_of_making_the_tables(
     assert len(bare_receiver.assert_clean(server).admitted) == 2
 
 
-def test_tables_in_use_are_not_dropped(
-    here: Here, start: Start, adopted: Receiver, server: PageServer
+def test_tables_in_use_are_neither_dropped_nor_upgraded(
+    here: Here,
+    start: Start,
+    adopted: Receiver,
+    server: PageServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`db drop` beside a running pull removes nothing and is exit 8."""
+    """Beside a running pull of an earlier version nothing is changed, and that is exit 8."""
     server.origin.add_many(1)
     held = server.hold()
     running = start("pull", "--peer", server.node_id, db=adopted.database)
     held.wait()
+    before = adopted.dump()
+    for module in (migrations, own_schema):
+        monkeypatch.setattr(module, "HEAD_REVISION", f"{HEAD_REVISION}z")
+    short = {"STIGMEM_REPLICATOR_DATABASE_TIMEOUT_S": "0.1"}
     try:
-        result = here("db", "drop", "--yes", db=adopted.database)
+        for words in (("db", "drop", "--yes"), ("db", "upgrade"), ("pull", "--all", "--wait", "0")):
+            result = here(*words, db=adopted.database, env=short)
+            line = result.failed_among("peer_held", 8)
+            assert f"process {running.pid} on " in line
+            assert f"works on peer {server.node_id}" in line
+            assert "nothing was changed" in line
+            assert adopted.dump() == before
     finally:
         held.let_go()
-        running.end()
-    assert result.code == 8
-    assert "(peer_held)" in result.stderr
+        stderr, code = running.end()[1:]
+    assert code == 0, stderr
     assert len(adopted.assert_clean(server).admitted) == 1

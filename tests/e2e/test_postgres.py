@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.conftest import LOOPBACK, cli_environ, make_cli
+from tests.e2e.conftest import cli_environ, make_cli
 from tests.nodes.bulk import assert_in_bulk
 from tests.nodes.database import PostgresDatabase
 from tests.nodes.fact_corpus import facts, uncarriable_facts
@@ -101,7 +101,7 @@ def database(world: World) -> Iterator[PostgresDatabase]:
 
 def environ(database: PostgresDatabase, **more: str) -> dict[str, str]:
     """The settings of the receiver's node that say where its data is."""
-    return {**LOOPBACK, **database.settings, **more}
+    return {**database.settings, **more}
 
 
 def pull(cli: Cli, world: World, env: dict[str, str]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def status(database: PostgresDatabase) -> dict[str, Any]:
 def summary(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the pull into the running receiver's database said."""
     cli = make_cli(tmp_path_factory.mktemp("pull"))
-    return pull(cli, world, {**LOOPBACK, **world.receiver.settings})
+    return pull(cli, world, {**world.receiver.settings})
 
 
 class TestRunningReceiver:
@@ -219,7 +219,7 @@ def test_the_nodes_schema_may_have_another_name(
         introduce(second, world.origin)
         introduce(world.origin, second)
         before = shared.dump()
-        pull(cli, world, {**LOOPBACK, **second.settings})
+        pull(cli, world, {**second.settings})
         world.ledger.assert_clean(second.store)
         assert shared.dump() == before
         pull(cli, world, environ(shared))

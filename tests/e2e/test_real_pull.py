@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.conftest import LOOPBACK, make_cli
+from tests.e2e.conftest import make_cli
 from tests.e2e.pulling import content_id
 from tests.nodes.bulk import InsideNode, assert_in_bulk
 from tests.nodes.fact_corpus import SCOPES, Fact, facts, plain_facts, uncarriable_facts
@@ -46,7 +46,7 @@ def pull(cli: Cli, pair: Pair, database: Path) -> dict[str, Any]:
 
 def settings(pair: Pair) -> dict[str, str]:
     """The settings that a replicator shares with the receiver's node."""
-    return {**LOOPBACK, "STIGMEM_NODE_URL": pair.receiver.url}
+    return {"STIGMEM_NODE_URL": pair.receiver.url}
 
 
 def rows(database: Path, sql: str, *parameters: str) -> list[sqlite3.Row]:

@@ -269,7 +269,11 @@ def test_keys_given_as_settings_stay_secret_too(
     search.plant("private key", PRIVATE)
     search.plant("private key in hex", SEED.hex())
     search.plant("private key in plain base64", base64.b64encode(SEED).decode())
-    env = {"STIGMEM_FEDERATION_PRIVKEY": PRIVATE, "STIGMEM_FEDERATION_PUBKEY": PUBLIC}
+    env = {
+        "STIGMEM_FEDERATION_INSECURE": "true",
+        "STIGMEM_FEDERATION_PRIVKEY": PRIVATE,
+        "STIGMEM_FEDERATION_PUBKEY": PUBLIC,
+    }
     server.origin.add_many(3)
     words = ("--log-level", "debug", "pull", "--all", "--wait", "0")
     before = set(adopted.dump())

@@ -7,7 +7,7 @@ import random
 import string
 from typing import TYPE_CHECKING
 
-from tests.e2e.conftest import LOOPBACK, make_cli
+from tests.e2e.conftest import make_cli
 from tests.nodes.bulk import assert_in_bulk
 from tests.nodes.fact_corpus import Fact, plain_facts
 from tests.nodes.federation import peer
@@ -54,7 +54,7 @@ def test_what_postgresql_cannot_hold_is_a_dead_letter(
         ledger.acknowledge(assert_in_bulk(origin, good[GOOD // 2 :]))
         ledger.adopt(origin.store)
         cli = make_cli(tmp_path)
-        environ = {**LOOPBACK, **receiver.settings}
+        environ = {**receiver.settings}
         summaries = [
             json.loads(cli("pull", "--peer", origin.node_id, "--json", env=environ).stdout)
             for _ in range(2)

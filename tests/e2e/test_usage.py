@@ -186,6 +186,7 @@ def test_config_show(here: Here, bare_receiver: Receiver, tmp_path: Path) -> Non
     env_file = bare_receiver.database.parent / ".env"
     env_file.write_text("STIGMEM_NODE_URL=https://node.example\n")
     env = {
+        "STIGMEM_LOCAL_DEV_ALLOW_INSECURE_NON_LOOPBACK": "1",
         "STIGMEM_REPLICATOR_OVERLAP_S": "3",
         "STIGMEM_FEDERATION_PUBKEY": seed,
         "STIGMEM_FEDERATION_PRIVKEY": seed[:-1] + "E",

@@ -21,6 +21,7 @@ from tests.e2e.page_pulls import (
     servers,
     settings,
 )
+from tests.nodes.certificates import TlsFiles
 from tests.pages import misbehaviour
 from tests.pages.poison import poison, serve
 from tests.pages.receiver import Receiver
@@ -32,19 +33,22 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.pages.fixtures",)
 
 
-UNSAFE = ("0.0.0.0", "user:hunter2@127.0.0.1", "peer.example", "[::]")  # noqa: S104 - refused
+UNSAFE = ("0.0.0.0", "user:hunter2@127.0.0.1", "127.0.0.1", "[::]")  # noqa: S104 - refused
 
 
-def test_an_unsafe_address_is_not_connected_to(cli: Cli, receiver: Receiver) -> None:
-    """An address that is not of this machine, or holds credentials, is exit 6 and hears nothing."""
+def test_an_unsafe_address_is_not_connected_to(
+    cli: Cli, receiver: Receiver, certificate: TlsFiles
+) -> None:
+    """An address that is not public, or holds credentials, is exit 6 and hears nothing."""
     with servers(receiver, len(UNSAFE)) as peers:
         for server, host in zip(peers, UNSAFE, strict=True):
             port = server.url.rsplit(":", 1)[1]
             receiver.execute(
                 "UPDATE peers SET node_url = ? WHERE node_id = ?",
-                [f"http://{host}:{port}", server.node_id],
+                [f"https://{host}:{port}", server.node_id],
             )
-        result = cli("pull", "--all", "--wait", "0", db=receiver.database, check=False)
+        words = ("pull", "--all", "--wait", "0")
+        result = cli(*words, db=receiver.database, env=certificate.environ, check=False)
         assert result.returncode == 6
         lines = result.stderr.splitlines()
         assert [line.count("(unsafe_address)") for line in lines] == [1] * len(peers)
@@ -137,6 +141,7 @@ DOCUMENT = {
     "conflicts": int,
     "conflicts_left_out": int,
     "cursor_before": (str, type(None)),
+    "upstream_lag_ms": (int, type(None)),
     "cursor": (str, type(None)),
     "error": (dict, type(None)),
 }

@@ -28,6 +28,7 @@ from stigmem_replicator.store.apply import Point
 from stigmem_replicator.store.engine import open_database, reading
 from stigmem_replicator.store.locks import make_locks
 from stigmem_replicator.store.records import Holder
+from stigmem_replicator.transport.network import open_network
 from tests.pages.origin import now_ms
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer
@@ -111,7 +112,10 @@ def engine_of(
     """An engine on a receiver's database; `row_budget` makes it write a page in several parts."""
     # However slow the disk, no transaction counts as too long: the parts stay as they are cut.
     settings = Settings(
-        database=str(receiver.database), page_size=page_size, transaction_target_ms=2000
+        database=str(receiver.database),
+        federation_insecure=True,
+        page_size=page_size,
+        transaction_target_ms=2000,
     )
     clock = clock or CountingClock()
     database = open_database(receiver.database, timeout_s=5.0)
@@ -128,6 +132,7 @@ def engine_of(
                     trust=TrustBook(database, settings, clock),
                     identity=load_identity(database, settings),
                     locks=locks,
+                    network=open_network(settings, clock, no_sleep),
                     process=Holder(platform.node(), os.getpid(), "test", now_ms()),
                     clock=clock,
                     sleep=no_sleep,

@@ -16,7 +16,7 @@ CARELESS = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
 
 
 def upgrade():
@@ -53,10 +53,10 @@ def test_a_careless_script_is_told(
     """A script that drops rows, leaves a table behind and differs from the models is found out."""
     scripts = tmp_path / "alembic"
     shutil.copytree(check_migrations.SCRIPTS, scripts)
-    (scripts / "versions" / "0002_careless.py").write_text(CARELESS)
-    assert "the scripts end at 0002" in check_problem(url, scripts, monkeypatch, head="0001")
-    found = check_problem(url, scripts, monkeypatch, head="0002")
-    assert "upgrade to 0002 loses rows of replicator_clock" in found
+    (scripts / "versions" / "0003_careless.py").write_text(CARELESS)
+    assert "the scripts end at 0003" in check_problem(url, scripts, monkeypatch, head="0002")
+    found = check_problem(url, scripts, monkeypatch, head="0003")
+    assert "upgrade to 0003 loses rows of replicator_clock" in found
     assert "downgrade leaves replicator_more" in found
     assert "models and scripts differ" in found
 

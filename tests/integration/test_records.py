@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from stigmem_replicator.store import migrations, positions, reads, records, view
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.own_models import FACTS
 from stigmem_replicator.store.reads import CursorRow
-from stigmem_replicator.store.records import Ending, Holder, PeerState
+from stigmem_replicator.store.records import Ending, Holder, Observed, PeerState
 from stigmem_replicator.trust.keys import parse_manifest
 from tests.integration.world import (
     PEER,
@@ -170,6 +171,41 @@ def test_a_failure_is_counted_and_keeps_when_it_was_caught_up(
         assert records.not_before_ms(connection, PEER.node_id) == NOW_MS + 10**6
 
 
+def observed(node: NodeDatabase) -> tuple[int | None, int | None, int | None]:
+    row = status(node)
+    return row["certificate_not_after_ms"], row["upstream_lag_ms"], row["upstream_lag_at_ms"]
+
+
+def test_what_a_peer_told_of_itself_is_kept_until_it_tells_otherwise(
+    database: Database, node: NodeDatabase, clock: FakeClock
+) -> None:
+    """Nothing told leaves what is stored; a lag that is named no more is none."""
+    idle = Ending(PeerState.IDLE, caught_up_ms=NOW_MS)
+    for told, stored in (
+        (None, (None, None, None)),
+        (Observed(), (None, None, None)),
+        (Observed(certificate_not_after_ms=7), (7, None, None)),
+        (Observed(None, 60_001, 5), (7, 60_001, 5)),
+        (None, (7, 60_001, 5)),
+        (Observed(), (7, 60_001, 5)),
+        (Observed(8, None, 6), (8, None, 6)),
+        (Observed(None, 0, 9), (8, 0, 9)),
+    ):
+        end(database, clock, replace(idle, observed=told))
+        assert observed(node) == stored
+    assert len(events(database)) == 1
+
+
+@pytest.mark.parametrize(("told", "stored"), [(10**30, 2**63 - 1), (-(10**30), 0)])
+def test_a_lag_that_no_column_holds(
+    database: Database, node: NodeDatabase, clock: FakeClock, told: int, stored: int
+) -> None:
+    """A peer may name any number: it is stored as near as it can be, and hinders nothing."""
+    failed = Ending(PeerState.THROTTLED, "throttled", observed=Observed(None, told, NOW_MS))
+    end(database, clock, failed)
+    assert observed(node) == (None, stored, NOW_MS)
+
+
 def test_only_changes_of_state_are_events(database: Database, clock: FakeClock) -> None:
     """The same ending again is no news; another reason is."""
     for ending in (
@@ -204,6 +240,26 @@ def test_twenty_events_of_a_peer_are_kept_and_all_of_operators(
     ours = [detail["n"] for _, actor, detail in found if actor == records.REPLICATOR]
     assert ours == list(range(30, 50))
     assert len(node.rows("replicator_events")) == 26
+
+
+# the node's audit
+
+
+def test_a_certificate_of_somebody_else_is_audited_as_the_node_does(
+    database: Database, node: NodeDatabase, clock: FakeClock
+) -> None:
+    """One row under the peer's node id, in the closed list of events of the node's table."""
+    with writing(database) as connection:
+        records.audit_san_mismatch(connection, PEER, lambda: "audit-1", clock)
+    assert node.rows("federation_audit") == [
+        {
+            "id": "audit-1",
+            "peer_id": PEER.node_id,
+            "event_type": "san_mismatch",
+            "detail": f'{{"peer_node_id": "{PEER.node_id}", "direction": "pull"}}',
+            "ts": NOW.isoformat(),
+        }
+    ]
 
 
 # resets

@@ -10,17 +10,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.nodes.node import Node, NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from tests.nodes.environment import NodeEnvironment
 
 SCOPES = ("public", "company")
+
+_INSIDE_BINDING = Path(__file__).with_name("inside_binding.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ def pair_of_nodes(
         Node(version, None if folder is None else folder / name, name=name, settings=settings)
         for name, version in environments.items()
     )
+    with introduced(origin, receiver) as pair:
+        yield pair
+
+
+@contextmanager
+def introduced(origin: Node, receiver: Node) -> Iterator[Pair]:
+    """Bring up two nodes that are only made yet and introduce them; end both afterwards."""
     with ExitStack() as ending, ThreadPoolExecutor(2) as threads:
         for node in (origin, receiver):
             ending.callback(node.close)
@@ -86,6 +95,7 @@ def introduce(
         ",".join(scopes),
         "--api-key",
         host.admin_key,
+        *newcomer.register_options,
         check=False,
     )
     found = [row for row in host.peers() if row["node_id"] == newcomer.node_id]
@@ -136,6 +146,8 @@ def _approve(host: Node, newcomer: Node, peer_id: str) -> None:
 def _wait_for_identity(host: Node, newcomer: Node, timeout: float) -> None:
     if "entity_uri" not in host.store.columns("peers"):
         return  # an older node, which does not bind organisations
+    if newcomer.url.startswith("https:"):
+        host.run_inside(_INSIDE_BINDING)  # by itself it cannot read the manifest
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         rows = host.query("SELECT entity_uri FROM peers WHERE node_id = ?", [newcomer.node_id])

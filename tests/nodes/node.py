@@ -53,6 +53,9 @@ class Node:
     `STIGMEM_` prefix and win over the harness's own.
     """
 
+    register_options: tuple[str, ...] = ()
+    """What the node's own command needs besides to register it at another."""
+
     def __init__(
         self,
         environment: NodeEnvironment,
@@ -172,8 +175,7 @@ class Node:
             "permissions": _ADMIN_PERMISSIONS,
             "manifest_days": _MANIFEST_DAYS,
         }
-        command = [str(self.environment.python), str(INSIDE_NODE), "prepare"]
-        made = json.loads(self._run(command, stdin=json.dumps(order)))
+        made = json.loads(self.run_inside(INSIDE_NODE, "prepare", stdin=json.dumps(order)))
         self.node_id = made["node_id"]
         self.entity_uri = made["entity_uri"]
         self.public_key = made["public_key"]
@@ -328,6 +330,23 @@ class Node:
             raise NodeError(f"stigmem {arguments[0]} failed:\n{done.stdout}{done.stderr}")
         return done
 
+    def run_inside(self, script: Path, *arguments: str, stdin: str = "") -> str:
+        """Run a script in this node's environment, with its settings; return what it printed."""
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                [str(self.environment.python), str(script), *arguments],
+                input=stdin.encode(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=self.folder,
+                env=self.environ,
+                timeout=_STEP_TIMEOUT_S,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise NodeError(f"{self!r} could not run {script.name}\n{self.log_tail()}")
+        return done.stdout.decode()
+
     @property
     def store(self) -> NodeDatabase:
         """The node's database, on whichever backend it is."""
@@ -378,19 +397,3 @@ class Node:
             )
         answer: dict[str, Any] = response.json()
         return answer
-
-    def _run(self, command: Sequence[str], *, stdin: str) -> str:
-        with self.log.open("ab") as log:
-            done = subprocess.run(
-                command,
-                input=stdin.encode(),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                env=self.environ,
-                timeout=_STEP_TIMEOUT_S,
-                check=False,
-            )
-        if done.returncode != 0:
-            raise NodeError(f"{self!r} could not be prepared\n{self.log_tail()}")
-        return done.stdout.decode()

@@ -15,13 +15,13 @@ import pytest
 
 from stigmem_replicator.store import migrations
 from stigmem_replicator.store.engine import open_database
+from tests.loopback import allowed, apart
+from tests.nodes.certificates import Authority, TlsFiles
 from tests.nodes.environment import REPOSITORY, node_environment
 from tests.nodes.node import Node
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer
 
-# Nodes on loopback have no TLS; the node's own setting says that this is meant.
-_LOOPBACK = {"STIGMEM_FEDERATION_INSECURE": "true"}
 _END_S = 60.0
 
 
@@ -86,11 +86,39 @@ def adopted(receiver: Receiver, server: PageServer) -> Receiver:
     return receiver
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The authority whose certificates page servers and receivers trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def certificate(receiver: Receiver, authority: Authority) -> TlsFiles:
+    """The receiver's own certificate."""
+    return authority.issue(receiver.meta("node_id"))
+
+
+@pytest.fixture
+def mutual(certificate: TlsFiles) -> dict[str, str]:
+    """The settings of a receiver that speaks mutual TLS, to peers on loopback too."""
+    return {**certificate.environ, "STIGMEM_REPLICATOR_ALLOWED_NETWORKS": "127.0.0.0/8"}
+
+
+@pytest.fixture
+def tls_server(authority: Authority) -> Iterator[PageServer]:
+    """A page server over TLS that demands a certificate."""
+    with PageServer(authority) as pages:
+        yield pages
+
+
 class Running:
     """A command that runs in the background."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], env: Mapping[str, str] | None = None
+    ) -> None:
         self._process = process
+        self._env = env
 
     @property
     def pid(self) -> int:
@@ -107,7 +135,7 @@ class Running:
     def end(self) -> tuple[str, str, int]:
         """Wait for its end; what it printed on both streams, and its exit code."""
         stdout, stderr = self._process.communicate(timeout=_END_S)
-        return stdout, stderr, self._process.returncode
+        return stdout, apart(stderr, self._env)[0], self._process.returncode
 
 
 class Start(Protocol):
@@ -147,12 +175,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 "HOME": str(tmp_path),
                 "LANG": "C.UTF-8",
                 "PYTHONPATH": str(REPOSITORY),
-                **_LOOPBACK,
-                **(env or {}),
+                **allowed(env),
             },
         )
         processes.append(process)
-        return Running(process)
+        return Running(process, env)
 
     yield run
     for process in processes:

@@ -1,4 +1,7 @@
-"""What a peer can do wrong with an answer, as behaviours for the page server's script."""
+"""What a peer can do wrong with an answer, as behaviours for the page server's script.
+
+What is done on purpose, below or beside HTTP and JSON, is in hostility.py.
+"""
 
 from __future__ import annotations
 

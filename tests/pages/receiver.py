@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.nodes.ledger import Verdict
-from tests.pages.origin import Raw, public_text
+from tests.pages.origin import Origin, Raw, public_text
 from tests.pages.server import PageServer, Reader
 
 SCOPES = ("company", "public")
@@ -56,9 +56,13 @@ class Receiver:
         scopes: Sequence[str] = SCOPES,
         url: str | None = None,
         relay_trusted: bool = False,
+        origin: Origin | None = None,
     ) -> None:
-        """Have a page server as a peer, its organisation bound and its manifest stored."""
-        origin = server.origin
+        """Have a page server as a peer, its organisation bound and its manifest stored.
+
+        `origin` is another one that the server can be, see `PageServer.show`.
+        """
+        origin = origin or server.origin
         server.know(Reader(self.meta("node_id"), self.meta("federation_pubkey"), frozenset(scopes)))
         self.register(
             origin.node_id,
@@ -146,7 +150,7 @@ class Receiver:
 
     # --- what has come
 
-    def fact_ids(self, server: PageServer) -> set[str]:
+    def fact_ids(self, server: PageServer | Origin) -> set[str]:
         """The facts that came from a server."""
         rows = self.query("SELECT id FROM facts WHERE received_from = ?", [server.node_id])
         return {row["id"] for row in rows}
@@ -155,7 +159,7 @@ class Receiver:
         (row,) = self.query(f"SELECT COUNT(*) AS number FROM {table}")  # noqa: S608 - a test's own
         return int(row["number"])
 
-    def cursor(self, server: PageServer) -> str | None:
+    def cursor(self, server: PageServer | Origin) -> str | None:
         """The node's own cursor of a server."""
         rows = self.query(
             "SELECT cursor FROM replication_cursors JOIN peers ON peers.id = peer_id"
@@ -180,7 +184,7 @@ class Receiver:
         )
         return {row["entry_id"]: row["reason"] for row in rows}
 
-    def state(self, server: PageServer) -> tuple[str, str | None]:
+    def state(self, server: PageServer | Origin) -> tuple[str, str | None]:
         """The state word and reason code of a server."""
         (row,) = self.query(
             "SELECT state, reason FROM replicator_peers WHERE node_id = ?", [server.node_id]

@@ -1,8 +1,8 @@
 """The page server: an origin on loopback that answers as a real node does, or as it is told to.
 
 It checks the token of every request the way a node does, nonces included, and writes down what
-it was asked. Without a script it is honest; test_contract.py holds it to what a real node
-answers. Misbehaviours are in misbehaviour.py.
+it was asked and over which connection. Without a script it is honest; test_contract.py holds it
+to what a real node answers. Misbehaviours are in misbehaviour.py and hostility.py.
 """
 
 from __future__ import annotations
@@ -14,36 +14,33 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self, TypeAlias
-from urllib.parse import parse_qs, urlsplit
+from typing import Self, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.nodes.certificates import Authority
+from tests.pages.origin import Origin, Raw
+from tests.pages.tokens import Reader, TokenError, Tokens, audience_of
+from tests.pages.wire import HOLD_S, Call, Connection, Greeting, Handler, Identity, Wire
 
-from tests.pages.origin import Origin, Raw, from_base64url, now_ms
+__all__ = [
+    "FACTS",
+    "HOLD_S",
+    "MANIFEST",
+    "Behaviour",
+    "Exchange",
+    "Held",
+    "PageServer",
+    "Reader",
+    "Request",
+    "honestly",
+    "limits_of",
+]
 
 FACTS = "/v1/federation/facts"
 MANIFEST = "/.well-known/stigmem-manifest.json"
 
-HOLD_S = 30.0
-"""No answer is held back for longer, whatever a test forgets."""
-
-_LEEWAY_MS = 30_000
-_TOKEN_AGE_MS = 24 * 3_600_000
 _LIMIT_MAX = 500
 _LIMIT_DEFAULT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """A node that may read from the origin, as its registry has it."""
-
-    node_id: str
-    public_key: str
-    scopes: frozenset[str]
-    status: str = "active"
 
 
 @dataclass(slots=True)
@@ -54,9 +51,12 @@ class Request:
     query: dict[str, str]
     headers: Mapping[str, str]
     at: float
+    connection: Connection
     claims: Raw = field(default_factory=dict)
     refused: str = ""
     status: int = 0
+    attacked: bool = False
+    """Whether it was answered in a hostile way."""
 
     @property
     def cursor(self) -> str | None:
@@ -66,9 +66,10 @@ class Request:
     def limit(self) -> int:
         return int(self.query.get("limit", _LIMIT_DEFAULT))
 
-
-class TokenError(Exception):
-    """The token is refused; the text is what the peer is told."""
+    @property
+    def audience(self) -> str | None:
+        """For whom its token is, good or bad; None where it carries none."""
+        return audience_of(self.headers.get("Authorization", ""))
 
 
 class RefusedError(Exception):
@@ -83,7 +84,7 @@ class RefusedError(Exception):
 class Exchange:
     """One request under way and the means to answer it, well or badly."""
 
-    def __init__(self, server: PageServer, handler: _Handler, request: Request) -> None:
+    def __init__(self, server: PageServer, handler: Handler, request: Request) -> None:
         self.server = server
         self.request = request
         self._handler = handler
@@ -150,22 +151,32 @@ class PageServer:
     `script` says how the next requests for facts are answered, one behaviour each; when it is
     used up, `always` answers, which is honest unless set. The same with `manifest_script` for
     the manifest.
+
+    With an authority it speaks TLS and demands a client's certificate; its own is issued to its
+    node id, and `show` has connections meet somebody else. A `greeting` takes the place of
+    everything that it would do with a connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, authority: Authority | None = None, address: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.stopped = threading.Event()
         self.requests: list[Request] = []
+        self.connections: list[Connection] = []
+        self.greeting: Greeting | None = None
         self.manifest_requests: list[Request] = []
         self.always: Behaviour = honestly
         self.problems: list[BaseException] = []
         self._script: deque[Behaviour] = deque()
         self._manifest_script: deque[Behaviour] = deque()
-        self._readers: dict[str, Reader] = {}
-        self._nonces: set[str] = set()
+        self._tokens = Tokens()
         self._turn = threading.Lock()
-        self._http = _Http(self)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._http = Wire(self, address)
+        self.host, self.port = address[0], int(self._http.server_address[1])
+        self.url = self.url_at(self.host, tls=authority is not None)
         self.origin = Origin(self.url)
+        self._own = None if authority is None else self.identity(authority)
+        self._shown: tuple[Identity, ...] = ()
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.02}
         )
@@ -197,9 +208,23 @@ class PageServer:
     def node_id(self) -> str:
         return self.origin.node_id
 
+    def url_at(self, name: str, *, tls: bool = True) -> str:
+        """The server's URL under another name of its host."""
+        return f"{'https' if tls else 'http'}://{name}:{self.port}"
+
+    def identity(self, authority: Authority, origin: Origin | None = None) -> Identity:
+        """An origin, this server's own unless given, with a certificate that names it."""
+        origin = origin or self.origin
+        return Identity(origin, authority.issue(origin.node_id))
+
+    def show(self, *identities: Identity) -> None:
+        """Say whom the connections to come meet, in turn and over again; nobody: the own."""
+        with self._turn:
+            self._shown = identities
+
     def know(self, reader: Reader) -> None:
         """Register a node that may read."""
-        self._readers[reader.node_id] = reader
+        self._tokens.readers[reader.node_id] = reader
 
     def script(self, *behaviours: Behaviour) -> None:
         """Say how the next requests for facts are answered."""
@@ -217,14 +242,25 @@ class PageServer:
 
     # --- answering
 
-    def answer(self, exchange: Exchange) -> None:
-        request = exchange.request
+    def meet(self) -> tuple[Connection, Identity | None]:
+        """Write down a connection that has come; returns it and whom it meets."""
+        with self._turn:
+            number = len(self.connections)
+            identity = self._shown[number % len(self._shown)] if self._shown else self._own
+            origin = self.origin if identity is None else identity.origin
+            connection = Connection(number, origin)
+            self.connections.append(connection)
+        return connection, identity
+
+    def answer(self, call: Call, handler: Handler) -> None:
+        request = Request(call.path, call.query, call.headers, call.at, call.connection)
+        exchange = Exchange(self, handler, request)
         if request.path == MANIFEST:
             with self._turn:
                 self.manifest_requests.append(request)
                 scripted = self._manifest_script.popleft() if self._manifest_script else None
             if scripted is None:
-                exchange.send(200, self.origin.manifest)
+                exchange.send(200, request.connection.origin.manifest)
             else:
                 scripted(exchange)
         elif request.path == FACTS:
@@ -245,7 +281,8 @@ class PageServer:
             scopes = self._scopes(request)
         except RefusedError as refused:
             return refused.status, {"detail": refused.detail}
-        return 200, self.origin.page(cursor=request.cursor, limit=limit, scopes=scopes)
+        origin = request.connection.origin
+        return 200, origin.page(cursor=request.cursor, limit=limit, scopes=scopes)
 
     def _limit(self, request: Request) -> int:
         text = request.query.get("limit", str(_LIMIT_DEFAULT))
@@ -258,7 +295,7 @@ class PageServer:
         return limit
 
     def _scopes(self, request: Request) -> frozenset[str]:
-        agreed = self._readers[request.claims["iss"]].scopes
+        agreed = self._tokens.readers[request.claims["iss"]].scopes
         permitted = (agreed & set(request.claims.get("scopes", []))) - {"local", "team"}
         if not permitted:
             raise RefusedError(403, "no permitted scopes")
@@ -270,50 +307,11 @@ class PageServer:
         return frozenset({wanted})
 
     def _check_token(self, request: Request) -> None:
+        header, audience = request.headers.get("Authorization", ""), request.connection.origin
         try:
-            request.claims = self._verified(request.headers.get("Authorization", ""))
+            request.claims = self._tokens.check(header, audience.node_id)
         except TokenError as error:
             request.refused = str(error)
-
-    def _verified(self, header: str) -> Raw:
-        if not header.lower().startswith("bearer "):
-            raise TokenError("peer token required")
-        token = _Token.read(header[len("bearer ") :])
-        claims = token.claims
-        reader = self._readers.get(claims.get("iss", ""))
-        if reader is None:
-            raise TokenError("peer not registered")
-        if reader.status != "active":
-            raise TokenError("peer_not_approved")
-        key = Ed25519PublicKey.from_public_bytes(from_base64url(reader.public_key))
-        if token.algorithm != "EdDSA":
-            raise TokenError("invalid_token")
-        try:
-            key.verify(token.signature, token.signed)
-        except InvalidSignature:
-            raise TokenError("invalid_signature") from None
-        self._check_claims(claims)
-        nonce = claims.get("nonce")
-        if not nonce:
-            raise TokenError("missing_nonce")
-        if nonce in self._nonces:
-            raise TokenError("nonce_already_seen")
-        self._nonces.add(nonce)
-        return claims
-
-    def _check_claims(self, claims: Raw) -> None:
-        now = now_ms()
-        if now > int(claims.get("exp", 0)) + _LEEWAY_MS:
-            raise TokenError("token_expired")
-        if claims.get("sub") != self.node_id:
-            raise TokenError("invalid_sub")
-        issued = int(claims.get("iat", 0))
-        if issued > now + _LEEWAY_MS:
-            raise TokenError("iat_in_future")
-        if issued < now - _TOKEN_AGE_MS:
-            raise TokenError("iat_too_old")
-        if claims.get("nbf") is not None and int(claims["nbf"]) > now + _LEEWAY_MS:
-            raise TokenError("nbf_in_future")
 
 
 class Held:
@@ -339,86 +337,6 @@ class Held:
 
     def let_go(self) -> None:
         self._let_go.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    algorithm: object
-    claims: Raw
-    signed: bytes
-    signature: bytes
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        try:
-            header, payload, signature = text.split(".")
-            algorithm = json.loads(from_base64url(header)).get("alg")
-            claims = json.loads(from_base64url(payload))
-            raw = from_base64url(signature)
-        except (ValueError, AttributeError):
-            raise TokenError("malformed token") from None
-        if not isinstance(claims, dict):
-            raise TokenError("malformed token")
-        return cls(algorithm, claims, f"{header}.{payload}".encode(), raw)
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = False  # joined at the end, when their connections are closed
-    block_on_close = True
-
-    def __init__(self, pages: PageServer) -> None:
-        self.pages = pages
-        self._connections: set[socket.socket] = set()
-        self._turn = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base's
-        with self._turn:
-            self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - the base's
-        with self._turn:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def end_connections(self) -> None:
-        with self._turn:
-            for connection in self._connections:
-                try:
-                    connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Do not print; the handler writes down what is wrong."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = HOLD_S
-    server: _Http
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        asked = parse_qs(parts.query, keep_blank_values=True)
-        query = {name: values[-1] for name, values in asked.items()}
-        headers = {name.title(): value for name, value in self.headers.items()}
-        request = Request(parts.path, query, headers, time.monotonic())
-        exchange = Exchange(self.server.pages, self, request)
-        try:
-            self.server.pages.answer(exchange)
-        except OSError:
-            self.close_connection = True  # the client has gone, as it may
-        except BaseException as error:
-            self.server.pages.problems.append(error)
-            self.close_connection = True
-            raise
-        if self.server.pages.stopped.is_set():
-            self.close_connection = True
-
-    def log_message(self, *arguments: Any) -> None:  # noqa: ANN401 - the base's
-        """Print nothing."""
 
 
 def limits_of(requests: Sequence[Request]) -> list[int]:

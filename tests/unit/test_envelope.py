@@ -77,6 +77,8 @@ def test_unknown_keys_of_a_page_are_ignored() -> None:
         b'{"v":2,"facts":[],"cursor":["1.0"],"has_more":false}',
         b'{"v":2,"facts":[],"cursor":"\\ud800","has_more":false}',
         b'{"v":2,"facts":[NaN],"cursor":null,"has_more":false}',
+        b'{"v":2,"facts":[],"cursor":null,"cursor":"9","has_more":false}',
+        b'{"v":2,"facts":[{"a":1,"\\u0061":1}],"cursor":null,"has_more":false}',
         b'{"v":2,"facts":[-Infinity],"cursor":null,"has_more":false}',
         b'{"v":2,"facts":["\xff"],"cursor":null,"has_more":false}',
         b'{"v":2,"facts":[' + b"[" * 100_000 + b"]" * 100_000 + b"]}",

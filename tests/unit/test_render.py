@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import LocalError, Reason, TransientPeerError
 from stigmem_replicator.replication.plan import Counts
+from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.reads import PeerRow
 from tests.unit.signed import NOW_MS, SENDER
 
@@ -194,6 +196,7 @@ def test_a_document_is_for_machines() -> None:
         "conflicts_left_out": 0,
         "cursor_before": None,
         "cursor": f"{NOW_MS}.0",
+        "upstream_lag_ms": None,
         "error": {"reason": "timeout", "message": "slow", "hint": "wait"},
     }
 
@@ -228,3 +231,31 @@ def test_a_bar_shows_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[/x]" in shown.getvalue()
     assert " [2Jab" in shown.getvalue()
     assert "\x1b[2Jab" not in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (30 * 86_400, "2026-02-01T03:04:05Z (30 d left)"),
+        (7_200, "2026-01-02T05:04:05Z (2 h left)"),
+        (0, "2026-01-02T03:04:05Z (expired 0 s ago)"),
+        (-3 * 86_400, "2025-12-30T03:04:05Z (expired 3 d ago)"),
+    ],
+)
+def test_what_ends_says_how_long_that_is_from_now(seconds: int, expected: str) -> None:
+    """A certificate is good until the moment that it names, and expired in that moment."""
+    assert render.ending(NOW_MS + seconds * 1000, NOW_MS) == expected
+
+
+def test_what_federation_insecure_gives_up_is_said_as_it_is_set() -> None:
+    """Nothing when it is off; with mutual TLS set up beside it, only what is given up then."""
+    mutual = Settings(tls_cert_path=Path("cert.pem"), tls_key_path=Path("key.pem"))
+    assert render.insecure_warning(Settings()) is None
+    assert render.insecure_warning(mutual) is None
+    plain = render.insecure_warning(Settings(federation_insecure=True))
+    assert plain is not None
+    assert "STIGMEM_TLS_CERT_PATH, STIGMEM_TLS_KEY_PATH and STIGMEM_TLS_CA_BUNDLE" in plain
+    both = render.insecure_warning(replace(mutual, federation_insecure=True))
+    assert both is not None
+    assert "at any address" in both
+    assert "STIGMEM_TLS" not in both

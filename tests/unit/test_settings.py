@@ -11,6 +11,7 @@ import pytest
 
 from stigmem_replicator.errors import LocalError
 from stigmem_replicator.settings import DEFINITIONS, Settings
+from stigmem_replicator.settings.values import shown
 from tests.unit.places import load, refused, refused_file, write
 
 PUBLIC = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
@@ -90,7 +91,7 @@ def test_defaults_fit_their_own_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in DEFINITIONS if n != "database"])
 def test_every_value_survives_being_written_out_and_read_again(name: str, tmp_path: Path) -> None:
     default = getattr(Settings(), name)
-    raw = "" if default is None else str(default)
+    raw = shown(DEFINITIONS[name], default)
     variable = f"STIGMEM_REPLICATOR_{name.upper()}"
     settings = load({}, {variable: raw}, cwd=tmp_path)
     assert getattr(settings, name) == default

@@ -49,7 +49,8 @@ def test_what_is_set_for_peers_is_described_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PER_PEER)
 def test_every_setting_that_a_peer_may_have_fits_in_its_table(name: str, tmp_path: Path) -> None:
     default = getattr(Settings(), name)
-    file = config(tmp_path, f'[peer."{NODE_ID}"]\n{name} = {default}\n')
+    text = list(default) if isinstance(default, tuple) else default
+    file = config(tmp_path, f'[peer."{NODE_ID}"]\n{name} = {text}\n')
     own = load({}, {}, config_file=file, cwd=tmp_path).for_peer(NODE_ID)
     assert getattr(own, name) == default
     assert own.origin(name).startswith("peer table")

@@ -1,0 +1,82 @@
+"""Whether the files that hold keys are kept from others, and the command that mends it.
+
+The rule is PostgreSQL's for its own key: a file of root's may be read by its group as well, any
+other by its owner alone.  Breaking it is worth a warning and stops nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from stigmem_replicator.settings.effective import DEFINITIONS, Settings
+from stigmem_replicator.settings.values import HIDDEN, shown
+
+_ROOT: Final = 0
+_NOT_OF_ROOT, _NOT = 0o037, 0o077
+"""Permission bits that a file with a key must not have."""
+
+
+def complaints(path: Path, *, mode: int, owner: int, uid: int, of_node: bool = False) -> list[str]:
+    """Return what is wrong with how a file with a key is kept, each with the command to mend it.
+
+    ``mode`` is the permission bits, ``owner`` and ``uid`` are user ids: the file's and ours.  A
+    file ``of_node`` belongs to whoever the node runs as, so any owner is right.
+    """
+    quoted = shlex.quote(str(path))
+    said: list[str] = []
+    if owner not in (_ROOT, uid) and not of_node:
+        said.append(
+            f"{path} belongs to user {owner}, who is neither root nor the user this runs as; "
+            f"mend it with: chown {uid} {quoted}"
+        )
+    too_much = mode & (_NOT_OF_ROOT if owner == _ROOT else _NOT)
+    if too_much:
+        verb = "read" if too_much & 0o044 else "changed" if too_much & 0o022 else "run"
+        # Root needs no group to read its own file; anybody else does.
+        mended = "640" if owner == _ROOT != uid else "600"
+        said.append(
+            f"{path} can be {verb} by others than its owner; mend it with: chmod {mended} {quoted}"
+        )
+    return said
+
+
+def warnings_about_keys(settings: Settings, *, uid: int) -> list[str]:
+    """Return a warning about each file with a key that is not kept from others.
+
+    ``uid`` is the user that we run as.  A file that cannot be looked at is passed over: whoever
+    reads it says why.
+    """
+    said: list[str] = []
+    for path, of_node in dict(_files_with_keys(settings)).items():
+        try:
+            found = path.stat()
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(found.st_mode):
+            mode = stat.S_IMODE(found.st_mode)
+            said += complaints(path, mode=mode, owner=found.st_uid, uid=uid, of_node=of_node)
+    return said
+
+
+def _files_with_keys(settings: Settings) -> Iterator[tuple[Path, bool]]:
+    """Yield each file that a secret is taken from, and whether it is one of the node's."""
+    if settings.federation_privkey_file is not None:
+        yield settings.federation_privkey_file, False
+    if settings.tls_key_path is not None:
+        named = settings.origin("tls_key_path")
+        yield settings.tls_key_path, DEFINITIONS["tls_key_path"].node.name in named
+    origins = [
+        settings.origin(name)
+        for name, definition in DEFINITIONS.items()
+        if HIDDEN in shown(definition, getattr(settings, name))
+    ]
+    for file, of_node in ((settings.env_file, True), (settings.config_file, False)):
+        if file is not None and any(origin.endswith(f" in {file}") for origin in origins):
+            yield file, of_node
+    in_database = not settings.federation_privkey and settings.federation_privkey_file is None
+    if in_database and settings.backend == "sqlite":
+        yield Path(settings.location), True

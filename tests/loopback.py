@@ -1,0 +1,31 @@
+"""How tests call nodes that have no TLS: plain loopback is allowed, as the node's own setting says.
+
+The command warns of it each time; the warning is kept apart, so that tests of what else is said
+stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+LOOPBACK: Final = {"STIGMEM_FEDERATION_INSECURE": "true"}
+WIRE: Final = (*LOOPBACK, "STIGMEM_TLS_", "STIGMEM_REPLICATOR_ALLOWED_NETWORKS")
+WARNING: Final = "federation_insecure is on"
+
+
+def is_plain(env: Mapping[str, str] | None) -> bool:
+    """Tell whether an environment leaves open how peers are called."""
+    return not any(name.startswith(WIRE) for name in env or {})
+
+
+def allowed(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return an environment, with plain loopback allowed unless it says how peers are called."""
+    return {**(LOOPBACK if is_plain(env) else {}), **(env or {})}
+
+
+def apart(said: str, env: Mapping[str, str] | None) -> tuple[str, str]:
+    """Return what a command said, and the warning apart from it."""
+    lines = said.splitlines(keepends=True)
+    warned = [line for line in lines if is_plain(env) and WARNING in line]
+    return "".join(line for line in lines if line not in warned), "".join(warned)
