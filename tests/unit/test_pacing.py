@@ -227,3 +227,46 @@ def test_the_commonest_reason_is_named() -> None:
     assert window.commonest() is None
     fill(window, [None, Reason.CID_MISMATCH, Reason.INVALID_SCOPE, Reason.CID_MISMATCH, None])
     assert window.commonest() is Reason.CID_MISMATCH
+
+
+# back-pressure
+
+
+@pytest.mark.parametrize(
+    ("document", "lag_ms", "wait_s"),
+    [
+        ({"error": "relay_lag_exceeded", "lag_ms": 400_000, "retry_after_s": 120}, 400_000, 120.0),
+        ({"lag_ms": 0, "retry_after_s": 0.5}, 0, 0.5),
+        ({"retry_after_s": 10**400}, None, 3600.0),
+        ({"retry_after_s": float("inf")}, None, 3600.0),
+        ({"retry_after_s": float("nan")}, None, 0.0),
+        ({"lag_ms": -1, "retry_after_s": -5}, None, 0.0),
+        ({"lag_ms": True, "retry_after_s": True}, None, 0.0),
+        ({"lag_ms": 1.5, "retry_after_s": "120"}, None, 0.0),
+        ({"lag_ms": 10**12}, None, 0.0),
+        (["lag_ms"], None, 0.0),
+        (None, None, 0.0),
+    ],
+)
+def test_back_pressure_is_what_reads_of_it(
+    document: object, lag_ms: int | None, wait_s: float
+) -> None:
+    """The wait is bounded by the cap; what is no number, or none that can be, was not said."""
+    assert pacing.back_pressure(document, 3600.0) == pacing.BackPressure(lag_ms, wait_s)
+
+
+@pytest.mark.parametrize(
+    ("header", "lag_ms"),
+    [
+        ("61000", 61_000),
+        (" 0 ", 0),
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("٣", None),
+        ("9" * 13, None),
+    ],
+)
+def test_an_upstream_lag_is_whole_milliseconds(header: str | None, lag_ms: int | None) -> None:
+    assert pacing.upstream_lag_ms(header) == lag_ms
