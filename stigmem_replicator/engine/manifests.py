@@ -41,6 +41,12 @@ RETRY_SECONDS: Final = 60.0
 """A manifest is fetched at most this often, whatever the cause."""
 
 
+_SOMEBODY_ELSE: Final = frozenset(
+    {Reason.SAN_MISMATCH, Reason.CERTIFICATE_INVALID, Reason.UNSAFE_ADDRESS}
+)
+"""Who was asked for the manifest was not the peer: that says nothing about the peer's key."""
+
+
 class KeyNotFollowingError(ManifestError):
     """A good manifest shows a key to which no chain leads from the stored one."""
 
@@ -84,7 +90,8 @@ class SenderKeys:
         Returns the new keys, or None when there are none and the entries themselves are bad,
         as far as can be told; ``proven`` says that some signature on the page was good.  Raises
         :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which no
-        chain leads, or when nothing was proven and no good manifest can be had.
+        chain leads, or when nothing was proven and no good manifest can be had, and
+        :class:`PeerRefusedError` when nothing was proven and somebody else answers for the peer.
         """
         if self._just_refreshed():
             return None
@@ -97,9 +104,11 @@ class SenderKeys:
                 raise self.key_changed(f"its manifest is refused: {error}", before) from error
             return None
         except ReplicatorError as error:
-            if not proven:
-                raise self.key_changed(f"its manifest cannot be had: {error}", before) from error
-            return None
+            if proven:
+                return None
+            if error.reason in _SOMEBODY_ELSE:
+                raise
+            raise self.key_changed(f"its manifest cannot be had: {error}", before) from error
         after = self._keys(newer)
         return after if after != before else None
 

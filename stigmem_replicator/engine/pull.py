@@ -108,10 +108,10 @@ class Pull:
             end = await self._attempts(commit_number=commit_number)
         except ReplicatorError as error:
             ending = ending_of(error, self._around.clock)
-            if ending is not None:
-                await self._note(ending)
             if error.reason is Reason.SAN_MISMATCH:
                 await self._audit_mismatch()
+            if ending is not None:
+                await self._note(ending)
             raise
         state = PeerState.IDLE if isinstance(end, CaughtUp) else PeerState.CATCHING_UP
         await self._note(Ending(state, caught_up_ms=self._report.caught_up_ms))
@@ -236,6 +236,7 @@ class Pull:
                     raise
                 self._tell(f"{error.message}; trying again in {wait:.1f} s")
                 if error.retry_after_s:
+                    self._seen = client.seen
                     await self._note_wait(error)
             await around.sleep(wait)
             if not self._wishes.dry_run:

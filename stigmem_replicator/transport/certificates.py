@@ -64,7 +64,9 @@ class Certificates:
 
     async def current(self) -> Loaded:
         """Return the newest usable state, having looked whether the files changed."""
-        return await anyio.to_thread.run_sync(self._look, limiter=self._reading)
+        return await anyio.to_thread.run_sync(
+            self._look, limiter=self._reading, abandon_on_cancel=True
+        )
 
     def _look(self) -> Loaded:
         with self._turn:
@@ -85,7 +87,7 @@ class Certificates:
         self._loaded = Loaded(self._loaded.generation + 1, context, own)
         logger().info("federation.tls.reloaded", not_after_ms=own.not_after_ms)
 
-    def _stamps(self) -> Sequence[tuple[int, int, int] | None]:
+    def _stamps(self) -> Sequence[tuple[int, ...] | None]:
         return [_stamp(path) for path in self._files]
 
     def _load(self) -> tuple[ssl.SSLContext, OwnCertificate]:
@@ -188,9 +190,10 @@ def _unusable(what: str, path: Path, error: Exception, why: str) -> LocalError:
     )
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = os.stat(path)  # noqa: PTH116 - a plain call for a plain tuple
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # The change of status too: rights that were mended make a file worth another look.
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -97,6 +97,11 @@ class PeerClient:
 
     def __init__(self, destination: Destination, network: Network, limits: Limits) -> None:
         addresses.check_url(destination.url, plain=network.insecure)
+        try:
+            url = httpx.URL(destination.url)
+            scheme, _ = url.scheme, url.host
+        except (httpx.InvalidURL, UnicodeError):
+            raise addresses.refused(destination.url, "its host is no name") from None
         self._base_url = destination.url.rstrip("/")
         self._limits = limits
         self._clock = network.clock
@@ -104,7 +109,6 @@ class PeerClient:
             Rates(limits.requests_per_s, limits.bytes_per_s, network.clock, network.sleep),
             network.rates,
         )
-        encrypted = destination.url.startswith("https:")
         mutual = network.certificates is not None and destination.node_id is not None
         self._guard = Guard(
             Rules(
@@ -113,8 +117,7 @@ class PeerClient:
                 pinned=not network.insecure,
                 allowed=destination.allowed,
             ),
-            network.resolve,
-            network.resolving,
+            network.resolver,
         )
         self._lag: tuple[int | None, int | None] = (None, None)
         self._http = httpx.AsyncClient(
@@ -122,7 +125,7 @@ class PeerClient:
                 self._guard,
                 network.clock,
                 certificates=network.certificates if mutual else None,
-                context=public_context() if encrypted and not mutual else None,
+                context=public_context() if scheme == "https" and not mutual else None,
             ),
             timeout=httpx.Timeout(limits.read_s, connect=limits.connect_s),
             headers={
@@ -185,7 +188,7 @@ class PeerClient:
                         await self._refuse(response, token)
                     body = await self._body(response, limit)
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise self._failure(url, error) from error
+            raise self._failure(url, error, token) from error
         return HttpAnswer(
             body=body,
             sent_at_ms=sent_at_ms,
@@ -194,8 +197,8 @@ class PeerClient:
             upstream_lag_ms=lag_ms,
         )
 
-    def _failure(self, url: str, error: Exception) -> TransientPeerError:
-        said = printable(str(error)) or type(error).__name__
+    def _failure(self, url: str, error: Exception, token: str | None) -> TransientPeerError:
+        said = printable(_without(token, str(error))) or type(error).__name__
         reason, hint = Reason.UNREACHABLE, "check that the peer's node is up"
         match error:
             case httpx.ConnectTimeout():
@@ -233,7 +236,8 @@ class PeerClient:
     async def _refuse(self, response: httpx.Response, token: str | None) -> NoReturn:
         body = b""
         # The status says it all; a body that is slow or breaks off must not change the reason.
-        with suppress(httpx.HTTPError), anyio.move_on_after(_ERROR_BODY_SECONDS):
+        ignored = (httpx.HTTPError, ReplicatorError)
+        with suppress(*ignored), anyio.move_on_after(_ERROR_BODY_SECONDS):
             async for part in response.aiter_raw():
                 body += part[: _ERROR_BODY_BYTES - len(body)]
                 if len(body) >= _ERROR_BODY_BYTES:
@@ -267,7 +271,11 @@ def _detail(document: object, token: str | None) -> str:
     detail = said.get("detail", said.get("error"))
     if not isinstance(detail, str):
         return ""
-    return printable(detail.replace(token, HIDDEN) if token else detail)
+    return printable(_without(token, detail))
+
+
+def _without(token: str | None, text: str) -> str:
+    return text.replace(token, HIDDEN) if token else text
 
 
 def failure_of_status(status: int, url: str, detail: str, wait_s: float) -> ReplicatorError:

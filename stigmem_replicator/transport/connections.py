@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import httpcore
 import httpx
 
@@ -25,6 +26,11 @@ KEEP_ALIVE_S: Final = 4.0
 """How long an idle connection is kept; a node drops one after 5 seconds."""
 
 CLOSING_S: Final = 5.0
+
+_UNUSED: Final = frozenset({b"set-cookie", b"location"})
+"""Headers that httpx would act on by itself: keep and send back, or parse as a URL."""
+
+_PARTS_A_TURN: Final = 16
 
 _AS_HTTPX: Final = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -73,7 +79,7 @@ class PeerTransport(httpx.AsyncBaseTransport):
             raise
         return httpx.Response(
             answer.status,
-            headers=answer.headers,
+            headers=[pair for pair in answer.headers if pair[0].lower() not in _UNUSED],
             stream=_Body(answer, pool),
             extensions=answer.extensions,
         )
@@ -148,10 +154,13 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         stream = self._answer.extensions.get("network_stream")
-        read = 0
+        parts = read = 0
         with _errors_of_httpx():
             async for part in self._answer.aiter_stream():
-                read += len(part)
+                parts, read = parts + 1, read + len(part)
+                if parts % _PARTS_A_TURN == 0:
+                    # Thousands of tiny ones come without a wait: others must have their turn too.
+                    await anyio.lowlevel.checkpoint()
                 if isinstance(stream, GuardedStream) and stream.answer.mostly_framing(read):
                     raise httpx.RemoteProtocolError("its chunks are mostly framing")
                 yield part

@@ -13,11 +13,12 @@ HEAD_BYTES_MAX: Final = 256 * 1024
 """How much may come before a body; interim answers count, of which there is no bound in HTTP."""
 
 _FRAMING_SPARE: Final = 256 * 1024
-_FRAMING_PER_BYTE: Final = 16
+_FRAMING_PER_BYTE: Final = 2
 
 # As the library finds it, to which bare line feeds are good enough: where the two differed, a
 # second answer could hide.
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+_END_OF_HEAD_BYTES: Final = 3
 _INTERIM: Final = re.compile(rb"HTTP/\d\.\d 1\d\d")
 
 
@@ -26,6 +27,8 @@ class AnswerBytes:
 
     def __init__(self) -> None:
         self._head = bytearray()
+        self._head_start = 0
+        self._searched = 0
         self._before_body: int | None = None
         self._received = 0
 
@@ -57,11 +60,12 @@ class AnswerBytes:
         return self._received - self._before_body - content_length
 
     def _look_for_body(self) -> None:
-        start = 0
-        while (end := _END_OF_HEAD.search(self._head, start)) is not None:
-            body = end.end()
-            if not _INTERIM.match(self._head, start):
-                self._before_body = body
+        # From where the last search ended: a peer may send its head byte by byte.
+        while (end := _END_OF_HEAD.search(self._head, self._searched)) is not None:
+            if not _INTERIM.match(self._head, self._head_start):
+                self._before_body = end.end()
                 self._head.clear()
                 return
-            start = body  # an interim answer (RFC 9110 section 15.2), the real one follows
+            # An interim answer (RFC 9110 section 15.2), the real one follows.
+            self._head_start = self._searched = end.end()
+        self._searched = max(len(self._head) - _END_OF_HEAD_BYTES + 1, self._head_start)

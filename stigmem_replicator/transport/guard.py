@@ -8,15 +8,13 @@ here.
 
 from __future__ import annotations
 
-import socket
 import ssl
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import httpcore
 
 from stigmem_replicator.errors import PeerRefusedError, Reason, ReplicatorError, TransientPeerError
@@ -24,13 +22,10 @@ from stigmem_replicator.observe.log import printable
 from stigmem_replicator.transport import addresses
 from stigmem_replicator.transport.addresses import Subnet
 from stigmem_replicator.transport.framing import HEAD_BYTES_MAX, AnswerBytes
-from stigmem_replicator.transport.handshake import refusal_of
-
-Resolve = Callable[[str, int], list[str]]
-"""Returns the addresses of a host and port as text, or raises OSError; it may block."""
+from stigmem_replicator.transport.handshake import is_end, refusal_of, refusal_of_ours
+from stigmem_replicator.transport.resolving import Resolver
 
 ADDRESSES_MAX: Final = 16
-RESOLVING_AT_ONCE: Final = 64
 _CHECKPOINTS: Final = 4
 """Turns of the event loop in which what is already here is handed over."""
 
@@ -49,22 +44,15 @@ class Rules:
     allowed: Collection[Subnet]
 
 
-def system_resolve(host: str, port: int) -> list[str]:
-    """Ask the system for the addresses of a host."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
 class Guard(httpcore.AsyncNetworkBackend):
     """Makes the connections to one peer.
 
     ``not_after_ms`` is until when the certificate is good that the peer showed last.
     """
 
-    def __init__(self, rules: Rules, resolve: Resolve, resolving: anyio.CapacityLimiter) -> None:
+    def __init__(self, rules: Rules, resolver: Resolver) -> None:
         self._rules = rules
-        self._resolve = resolve
-        self._resolving = resolving
+        self._resolver = resolver
         self._sockets = httpcore.AnyIOBackend()
         self.not_after_ms: int | None = None
 
@@ -91,9 +79,7 @@ class Guard(httpcore.AsyncNetworkBackend):
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         try:
-            found = await anyio.to_thread.run_sync(
-                self._resolve, host, port, limiter=self._resolving, abandon_on_cancel=True
-            )
+            found = await self._resolver.addresses(host, port)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "the name is no name"
             raise httpcore.ConnectError(f"{host} does not resolve: {why}") from error
@@ -150,11 +136,14 @@ class Guard(httpcore.AsyncNetworkBackend):
         Raises :class:`PeerRefusedError` with ``certificate_invalid`` or ``san_mismatch``.
         """
         ssl_object = stream.get_extra_info("ssl_object")
-        certificate = ssl_object.getpeercert() if ssl_object is not None else None
+        try:
+            certificate = ssl_object.getpeercert() if ssl_object is not None else None
+        except ValueError:
+            certificate = None  # names in it are no text
         if not certificate:
             raise PeerRefusedError(
                 Reason.CERTIFICATE_INVALID,
-                f"{self._rules.url} showed no certificate that can be seen",
+                f"{self._rules.url} showed no certificate that can be read",
                 hint="nothing was sent to it",
             )
         wanted = self._rules.node_id
@@ -173,9 +162,18 @@ class Guard(httpcore.AsyncNetworkBackend):
             "of the node as a subject alternative name, or the peer's address is wrong",
         )
 
-    def failed(self, error: ssl.SSLError) -> ReplicatorError:
-        """Return what a TLS failure means for the peer."""
+    def refused_in_handshake(self, error: ssl.SSLError) -> ReplicatorError:
+        """Return what a failed handshake means for the peer."""
         return refusal_of(error, self._rules.url)
+
+    def failed_later(self, error: ssl.SSLError) -> Exception:
+        """Return what a TLS failure after the handshake means.
+
+        Only what the peer said itself is held against it: anybody on the wire can break a record.
+        """
+        return refusal_of_ours(error, self._rules.url) or httpcore.ReadError(
+            f"the TLS connection broke ({printable(error.reason or str(error), 80)})"
+        )
 
     def may_send(self, *, identified: bool) -> bool:
         """Tell whether a byte of ours may be sent."""
@@ -210,18 +208,19 @@ class GuardedStream(httpcore.AsyncNetworkStream):
 
         Raises :class:`PeerRefusedError` and httpcore's connection errors.
         """
+        stream = self._stream
         try:
-            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except httpcore.ConnectError as error:
-            if isinstance(error.__cause__, ssl.SSLError):
-                raise self._guard.failed(error.__cause__) from error
-            raise httpcore.ConnectError("the connection ended in the TLS handshake") from error
-        try:
+            stream = await stream.start_tls(ssl_context, server_hostname, timeout)
             self._guard.identify(stream)
-        except PeerRefusedError:
+        except BaseException as error:
+            # The library leaves the connection open when it is cancelled.
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
-            raise
+            if not isinstance(error, httpcore.ConnectError):
+                raise
+            if isinstance(error.__cause__, ssl.SSLError) and not is_end(error.__cause__):
+                raise self._guard.refused_in_handshake(error.__cause__) from error
+            raise httpcore.ConnectError("the connection ended in the TLS handshake") from error
         return GuardedStream(stream, self._guard, identified=True)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -239,13 +238,14 @@ class GuardedStream(httpcore.AsyncNetworkStream):
         """Receive."""
         try:
             data = await self._stream.read(max_bytes, timeout)
-        except ssl.SSLError as error:
-            raise self._guard.failed(error) from error
-        except httpcore.ReadError as error:
-            if isinstance(error.__cause__, ssl.SSLError):
-                raise self._guard.failed(error.__cause__) from error
+        except (ssl.SSLError, httpcore.ReadError) as error:
+            cause = error if isinstance(error, ssl.SSLError) else error.__cause__
+            if isinstance(cause, ssl.SSLError) and not is_end(cause):
+                raise self._guard.failed_later(cause) from error
             self._check_welcome()
-            raise
+            raise httpcore.ReadError("the connection broke off") from error
+        # What is decrypted already comes without a wait: others must have their turn too.
+        await anyio.lowlevel.checkpoint()
         if not data:
             self._check_welcome()
         self.answer.add(data)

@@ -41,6 +41,12 @@ _OURS_REFUSED: Final = {
 """TLS alerts about a client's certificate (RFC 8446 section 6.2), as OpenSSL calls them."""
 
 
+def is_end(error: ssl.SSLError) -> bool:
+    """Tell whether a failure is only the end of the connection, which some OpenSSL report as one."""
+    ended = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    return ended or "EOF" in (error.reason or "")
+
+
 def refusal_of(error: ssl.SSLError, url: str) -> PeerRefusedError:
     """Return the failure of a peer with which no TLS connection can be made.
 
@@ -55,10 +61,10 @@ def refusal_of(error: ssl.SSLError, url: str) -> PeerRefusedError:
             hint="nothing was sent to it; the peer's operator must renew it, or this node's CA "
             "bundle lacks its issuer",
         )
+    if (ours := refusal_of_ours(error, url)) is not None:
+        return ours
     reason = error.reason or ""
-    if reason in _OURS_REFUSED:
-        why, hint = _OURS_REFUSED[reason], "check this node's certificate with: config show"
-    elif reason in _NO_COMMON_VERSION:
+    if reason in _NO_COMMON_VERSION:
         why = "it does not speak TLS 1.3, which federation demands"
         hint = "nothing was sent to it; the peer's operator must allow TLS 1.3"
     elif reason in _NO_TLS:
@@ -67,4 +73,17 @@ def refusal_of(error: ssl.SSLError, url: str) -> PeerRefusedError:
     else:
         why = f"the TLS handshake failed ({printable(reason or str(error), 80)})"
         hint = "check the certificates of both nodes"
+    return _failed(url, why, hint)
+
+
+def refusal_of_ours(error: ssl.SSLError, url: str) -> PeerRefusedError | None:
+    """Return the failure of a peer that refuses our certificate, None if it is anything else.
+
+    With TLS 1.3 the peer says so when our side of the handshake is already done.
+    """
+    why = _OURS_REFUSED.get(error.reason or "")
+    return None if why is None else _failed(url, why, "check this node's certificate and issuer")
+
+
+def _failed(url: str, why: str, hint: str) -> PeerRefusedError:
     return PeerRefusedError(Reason.TLS_FAILED, f"{url} cannot be spoken to: {why}", hint=hint)

@@ -7,15 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 
-import anyio
-
 from stigmem_replicator.clock import Clock, Sleep
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.transport.addresses import Subnet
 from stigmem_replicator.transport.certificates import Certificates
-from stigmem_replicator.transport.guard import RESOLVING_AT_ONCE, Resolve, system_resolve
 from stigmem_replicator.transport.rates import Rates
+from stigmem_replicator.transport.resolving import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,7 @@ class Network:
     clock: Clock
     sleep: Sleep
     rates: Rates
-    resolve: Resolve = system_resolve
-    resolving: anyio.CapacityLimiter = field(
-        default_factory=lambda: anyio.CapacityLimiter(RESOLVING_AT_ONCE)
-    )
+    resolver: Resolver = field(default_factory=Resolver)
 
 
 def open_network(settings: Settings, clock: Clock, sleep: Sleep) -> Network:
