@@ -42,7 +42,7 @@ _OURS_REFUSED: Final = {
 
 
 def is_end(error: ssl.SSLError) -> bool:
-    """Tell whether a failure is only the end of the connection, which some OpenSSL report as one."""
+    """Tell whether a failure is the end of the connection, which some OpenSSL report as one."""
     ended = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     return ended or "EOF" in (error.reason or "")
 
