@@ -11,7 +11,7 @@ from typing import Final
 
 LOOPBACK: Final = {"STIGMEM_FEDERATION_INSECURE": "true"}
 WIRE: Final = (*LOOPBACK, "STIGMEM_TLS_", "STIGMEM_REPLICATOR_ALLOWED_NETWORKS")
-WARNING: Final = "federation_insecure is on"
+WARNING: Final = "federation_insecure is on: "
 
 
 def is_plain(env: Mapping[str, str] | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -17,12 +18,15 @@ from stigmem_replicator.cli.context import (
     review_of,
     settings_of,
 )
-from stigmem_replicator.clock import SystemClock
-from stigmem_replicator.engine.identity import load_identity
+from stigmem_replicator.clock import SystemClock, system_sleep
+from stigmem_replicator.engine.identity import doubt_about_key, load_identity
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.errors import ExitCode, LocalError
 from stigmem_replicator.settings import Review, Settings, warnings_about_keys
 from stigmem_replicator.settings.values import without_secrets
+from stigmem_replicator.store.engine import Database
+from stigmem_replicator.transport.certificates import doubts, own_certificate
+from stigmem_replicator.transport.network import open_network
 
 app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
@@ -54,8 +58,9 @@ def show(context: typer.Context, as_json: Json = False) -> None:
     for node_id, rows in of_peers.items():
         print(f"\nfor peer {render.clean(node_id)}")
         print(render.table(headings, [(item.name, item.value, item.origin) for item in rows]))
-    print(f"\nconfiguration file: {settings.config_file or 'none'}")
-    print(f"the node's .env file: {settings.env_file or 'none'}")
+    print()
+    print(render.clean(f"configuration file: {settings.config_file or 'none'}"))
+    print(render.clean(f"the node's .env file: {settings.env_file or 'none'}"))
 
 
 @app.command()
@@ -99,7 +104,9 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
 
     def look_inside() -> None:
         with opened(settings) as database:
-            fits(lambda: load_identity(database, settings))
+            identified = fits(lambda: load_identity(database, settings))
+            if identified:
+                _doubt(database, settings, warnings)
             fits(lambda: TrustBook(database, settings, SystemClock()))
             known = {peer.node_id for peer in all_peers(database)}
             for node_id in settings.peer_tables:
@@ -109,7 +116,20 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
 
     warnings += warnings_about_keys(settings, uid=os.getuid())
     fits(lambda: check_trust_mode(settings))
+    fits(lambda: open_network(settings, SystemClock(), system_sleep))
     return fits(look_inside)
+
+
+def _doubt(database: Database, settings: Settings, warnings: list[str]) -> None:
+    """Find what peers will not like about who we say that we are."""
+    identity = load_identity(database, settings)
+    if (doubt := doubt_about_key(database, settings, identity)) is not None:
+        warnings.append(doubt)
+    if settings.mutual_tls and settings.tls_cert_path is not None:
+        # What is wrong with the file itself is a problem, and told as one.
+        with suppress(LocalError):
+            own = own_certificate(settings.tls_cert_path)
+            warnings += doubts(own, identity.node_id, SystemClock().now_ms())
 
 
 def _print_findings(read: Review, problems: list[LocalError], warnings: list[str]) -> None:

@@ -29,7 +29,7 @@ from stigmem_replicator.clock import (
     system_new_id,
     system_sleep,
 )
-from stigmem_replicator.engine.identity import Identity, load_identity
+from stigmem_replicator.engine.identity import Identity, doubt_about_key, load_identity
 from stigmem_replicator.engine.pull import Pull, Wishes
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
@@ -151,6 +151,8 @@ def _pull_all(
     clock = SystemClock()
     network = open_network(settings, clock, system_sleep)
     _warn(settings, network, identity, clock)
+    if (doubt := doubt_about_key(database, settings, identity)) is not None:
+        logger().warning("federation.key_doubted", detail=doubt)
     trust = TrustBook(database, settings, clock)
     if wishes.dry_run or not migrate:
         with reading(database) as connection:

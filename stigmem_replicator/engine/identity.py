@@ -45,6 +45,27 @@ def load_identity(database: Database, settings: Settings) -> Identity:
     return Identity(node_id, key, settings.token_ttl_s * 1000)
 
 
+def doubt_about_key(database: Database, settings: Settings, identity: Identity) -> str | None:
+    """Say so when the key of a file is not the one that the node's database goes with.
+
+    That may be meant: a node whose keys are settings does not use those of its database.
+    """
+    file = settings.federation_privkey_file
+    if file is None or settings.federation_pubkey:
+        return None
+    try:
+        with reading(database) as connection:
+            known = decode_base64url(reads.node_meta(connection, "federation_pubkey"))
+    except (LocalError, KeyFormatError):
+        return None
+    if known == identity.key.public_key().public_bytes_raw():
+        return None
+    return (
+        f"federation_privkey_file {file} holds another key than the node's database: unless the "
+        "node has its keys from its settings, peers refuse every request (unauthorized)"
+    )
+
+
 def _key_of_node(text: str) -> Ed25519PrivateKey:
     try:
         return private_key(text)

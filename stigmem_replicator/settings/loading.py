@@ -111,10 +111,7 @@ def review(places: Places) -> Review:
             values[name], origins[name] = _value(name, order, places.cwd)
     peer_tables: Mapping[str, Mapping[str, object]] = {}
     if toml is not None and config_file is not None:
-        names = (*DEFINITIONS, sources.PEER_TABLES)
-        for error in sources.unknown_keys(config_file, toml, names):
-            problems.add(error)
-        peer_tables = _peer_tables(toml, config_file, problems)
+        peer_tables = _rest_of_toml(toml, config_file, problems)
     settings = Settings(
         **values,  # type: ignore[arg-type] # each kind gives its field's type
         config_file=config_file,
@@ -201,6 +198,14 @@ def _may_be_said(definition: Definition, found: Found) -> bool:
     kind, raw = definition.kind, found.raw
     url = isinstance(kind, Database) and isinstance(raw, str) and is_postgres(raw.strip())
     return not (definition.secret or url or isinstance(kind, OptionalDsn | KeyFile))
+
+
+def _rest_of_toml(toml: Source, path: Path, problems: _Problems) -> dict[str, Mapping[str, object]]:
+    """Note keys of our TOML file that are no settings, and read its tables for single peers."""
+    names = (*DEFINITIONS, sources.PEER_TABLES)
+    for error in sources.unknown_keys(path, toml, names):
+        problems.add(error)
+    return _peer_tables(toml, path, problems)
 
 
 def _peer_tables(toml: Source, path: Path, problems: _Problems) -> dict[str, Mapping[str, object]]:

@@ -6,6 +6,7 @@ other by its owner alone.  Breaking it is worth a warning and stops nothing.
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def complaints(path: Path, *, mode: int, owner: int, uid: int, of_node: bool = F
     ``mode`` is the permission bits, ``owner`` and ``uid`` are user ids: the file's and ours.  A
     file ``of_node`` belongs to whoever the node runs as, so any owner is right.
     """
-    quoted = shlex.quote(str(path))
+    quoted = _quoted(path)
     said: list[str] = []
     if owner not in (_ROOT, uid) and not of_node:
         said.append(
@@ -42,6 +43,15 @@ def complaints(path: Path, *, mode: int, owner: int, uid: int, of_node: bool = F
             f"{path} can be {verb} by others than its owner; mend it with: chmod {mended} {quoted}"
         )
     return said
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a shell takes it, with nothing in it that a terminal would not show."""
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    octal = "".join(f"\\{byte:03o}" for byte in os.fsencode(path))
+    return f"$'{octal}'"
 
 
 def warnings_about_keys(settings: Settings, *, uid: int) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stigmem_replicator.settings.transport_values import KeyFile, Network, Networks
+from stigmem_replicator.settings.transport_values import ByteRate, KeyFile, Network, Networks, Rate
 from stigmem_replicator.settings.values import (
     Address,
     Backend,
@@ -108,7 +108,7 @@ class Table:
     # how the wire is secured, and which addresses are called
     tls_cert_path: Path | None = option(
         None,
-        OptionalFile(),
+        KeyFile(),
         "the node's certificate for mutual TLS, in PEM",
         node="STIGMEM_TLS_CERT_PATH",
         credential="tls_cert",
@@ -122,7 +122,7 @@ class Table:
     )
     tls_ca_bundle: Path | None = option(
         None,
-        OptionalFile(),
+        KeyFile(),
         "the issuers whose certificates a peer may show, in PEM",
         node="STIGMEM_TLS_CA_BUNDLE",
         credential="tls_ca_bundle",
@@ -254,16 +254,16 @@ class Table:
         60.0, Number(0.1, 3600), "seconds for one whole page", per_peer=True
     )
     requests_per_s: float = option(
-        0.0, Number(0.0, 1_000_000), "requests a second to all peers together; 0: no limit"
+        0.0, Rate(0.01, 1_000_000), "requests a second to all peers together; 0: no limit"
     )
     bytes_per_s: int = option(
-        0, Whole(0, 10**12), "bytes a second from all peers together; 0: no limit"
+        0, ByteRate(1024, 10**12), "bytes a second from all peers together; 0: no limit"
     )
     peer_requests_per_s: float = option(
-        0.0, Number(0.0, 1_000_000), "requests a second to one peer; 0: no limit", per_peer=True
+        0.0, Rate(0.01, 1_000_000), "requests a second to one peer; 0: no limit", per_peer=True
     )
     peer_bytes_per_s: int = option(
-        0, Whole(0, 10**12), "bytes a second from one peer; 0: no limit", per_peer=True
+        0, ByteRate(1024, 10**12), "bytes a second from one peer; 0: no limit", per_peer=True
     )
     overlap_s: float = option(
         10.0, Number(0.0, 3600), "seconds that are read again, for what the peer committed late"

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from stigmem_replicator.settings.values import OptionalFile, OptionalKey, plain_text
+from stigmem_replicator.settings.values import Number, OptionalFile, Whole, plain_text
 
 Network = IPv4Network | IPv6Network
 
+_KEYS = (
+    re.compile(r"[0-9a-fA-F]{64}"),
+    re.compile(r"[A-Za-z0-9_+/-]{43}=?"),  # 32 bytes in either alphabet of base64
+    re.compile(r"M[A-Za-z0-9+/\s]{43,}={0,2}"),  # what stands between the lines of a PEM file
+)
 _NETWORK = re.compile(r"[0-9a-fA-F:.]+(?:/[0-9]{1,3})?")
 
 
@@ -40,7 +45,7 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """The path of a file that holds a private key, or nothing.
+    """The path of a file that holds a private key or a certificate, or nothing.
 
     A key in place of its path is refused, since a path is shown to everybody.
     """
@@ -50,9 +55,52 @@ class KeyFile:
     def parse(self, raw: object, base: Path) -> Path | None:
         """Return an absolute path, or None for an empty text."""
         text = plain_text(raw)
-        if text and (_is_key(text) or "-----BEGIN" in text):
+        if _looks_like_key(text.strip("'\"")):
             raise ValueError
         return OptionalFile().parse(text, base)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So much a second, or 0 for any.
+
+    Below ``least`` a pull would stand still for minutes between two pages and look hung.
+    """
+
+    least: float
+    most: float
+
+    @property
+    def allowed(self) -> str:
+        """The bounds."""
+        return f"0, or a number from {self.least:g} to {self.most:.0f}"
+
+    def parse(self, raw: object, base: Path) -> float:
+        """Return the number."""
+        value = Number(0.0, self.most).parse(raw, base)
+        if 0 < value < self.least:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRate:
+    """So many bytes a second, or 0 for any."""
+
+    least: int
+    most: int
+
+    @property
+    def allowed(self) -> str:
+        """The bounds."""
+        return f"0, or a whole number from {self.least} to {self.most}"
+
+    def parse(self, raw: object, base: Path) -> int:
+        """Return the number."""
+        value = Whole(0, self.most).parse(raw, base)
+        if 0 < value < self.least:
+            raise ValueError
+        return value
 
 
 def _network(text: str) -> Network:
@@ -62,11 +110,10 @@ def _network(text: str) -> Network:
     return ip_network(text)
 
 
-def _is_key(text: str) -> bool:
-    if "/" in text:  # base64url has none
+def _looks_like_key(text: str) -> bool:
+    """Tell whether a text is a key rather than where one is, in any of the usual spellings."""
+    if "-----BEGIN" in text:
+        return True
+    if text.startswith(("/", "./", "../", "~")):
         return False
-    try:
-        OptionalKey().parse(text, Path())
-    except ValueError:
-        return False
-    return True
+    return any(form.fullmatch(text) for form in _KEYS)

@@ -110,7 +110,7 @@ class SqliteFile:
         )
 
     def _engine(self, begin: str, connections: int) -> Engine:
-        uri = f"file:{quote(str(self.path.absolute()))}?mode=rw"
+        uri = f"file:{quote(os.fsencode(self.path.absolute()))}?mode=rw"
 
         def connect() -> sqlite3.Connection:
             return sqlite3.connect(uri, uri=True, timeout=self.timeout_s, check_same_thread=False)

@@ -92,6 +92,8 @@ class Certificates:
 
     def _load(self) -> tuple[ssl.SSLContext, OwnCertificate]:
         certificate, key, ca_bundle = self._files
+        for what, path in (("TLS key", key), ("CA bundle", ca_bundle)):
+            _check_file(what, path)
         own = own_certificate(certificate)
         # The node's own rule: TLS 1.3, its CA bundle alone, and who it is by the URI SAN.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -111,6 +113,7 @@ def own_certificate(path: Path) -> OwnCertificate:
 
     Raises ``LocalError`` with ``configuration_invalid``.
     """
+    _check_file("certificate", path)
     try:
         with path.open("rb") as file:
             data = file.read(_FILE_BYTES_MAX)
@@ -170,6 +173,16 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         raise _unusable("TLS key", key, error, f"{why} ({certificate})") from error
     except OSError as error:
         raise _unusable("TLS key", key, error, "") from error
+
+
+def _check_file(what: str, path: Path) -> None:
+    """Refuse what is no file: a pipe, for one, would keep us waiting."""
+    try:
+        there, is_file = path.exists(), path.is_file()
+    except OSError as error:
+        raise _unusable(what, path, error, "") from error
+    if not is_file:
+        raise _unusable(what, path, ValueError(), "is no file" if there else "is not there")
 
 
 class _EncryptedKeyError(Exception):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.nodes.certificates import Authority
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer, limits_of
 
@@ -179,3 +181,37 @@ def test_show_lists_what_is_set_for_single_peers(here: Here, tmp_path: Path) -> 
         "2",
         f"peer table in {config}",
     )
+
+
+def test_check_finds_what_keeps_a_pull_from_asking_any_peer(
+    here: Here, receiver: Receiver, authority: Authority, tmp_path: Path
+) -> None:
+    """No word on how peers are known, TLS files that are none, and a certificate of another."""
+    words = ("config", "check")
+    neither = here(*words, db=receiver.database, env={"STIGMEM_FEDERATION_INSECURE": "false"})
+    assert neither.code == 3
+    assert "mutual TLS is not set up (configuration_invalid)" in neither.stdout
+    pipe = tmp_path / "pipe.pem"
+    os.mkfifo(pipe)
+    good = authority.issue(receiver.meta("node_id")).environ
+    for name in good:
+        for path in (pipe, tmp_path, tmp_path / "nowhere.pem"):
+            refused = here(*words, db=receiver.database, env={**good, name: str(path)})
+            assert refused.code == 3
+            assert f"{path} is no" in refused.stdout
+    other = authority.issue("stigmem:node:other")
+    doubted = here(*words, db=receiver.database, env=other.environ)
+    assert doubted.code == 0
+    assert "warning: the node's certificate does not name the node" in doubted.stdout
+
+
+def test_check_warns_of_a_key_file_of_another_node(
+    here: Here, receiver: Receiver, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.key"
+    file.write_text("A" * 43)
+    file.chmod(0o600)
+    env = {"STIGMEM_REPLICATOR_FEDERATION_PRIVKEY_FILE": str(file)}
+    said = here("config", "check", db=receiver.database, env=env)
+    assert said.code == 0
+    assert f"{file} holds another key than the node's database" in said.stdout

@@ -114,6 +114,7 @@ def test_check_says_how_to_keep_files_from_others(
     here: Here, adopted: Receiver, seed: Path
 ) -> None:
     """Warnings, with the command for each; once that was run there are none."""
+    seed.write_text(adopted.meta("federation_privkey"))
     adopted.database.chmod(0o644)
     seed.chmod(0o644)
     for file, env in ((adopted.database, {}), (seed, {NAME: str(seed)})):

@@ -195,3 +195,57 @@ def test_who_logs_in_at_the_node_s_url_is_not_said(tmp_path: Path) -> None:
 def test_the_node_says_itself_where_it_may(more: dict[str, str], tmp_path: Path) -> None:
     environ = {**INSECURE, "STIGMEM_NODE_URL": "https://node.example", **more}
     assert load({}, environ, cwd=tmp_path).federation_insecure
+
+
+@pytest.mark.parametrize("name", ["federation_privkey_file", "tls_key_path", "tls_cert_path"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Bc8msjGuzIIFs/+/ZqJ3cU3Zb0mAQ9m0kZl1y8xF2hA",
+        "Bc8msjGuzIIFs/+/ZqJ3cU3Zb0mAQ9m0kZl1y8xF2hA=",
+        '"Bc8msjGuzIIFs__-ZqJ3cU3Zb0mAQ9m0kZl1y8xF2hA"',
+        "05cf26b231aecc8205b3ffbf66a277714dd96f498043d9b4919975cbcc45da10",
+        "MC4CAQAwBQYDK2VwBCIEIAXPJrIxrsyCBbP/v2aid3FN2W9JgEPZtJGZdcvMRdoQ",
+        "-----BEGIN PRIVATE KEY----- MC4CAQ -----END PRIVATE KEY-----",
+    ],
+)
+def test_a_key_in_place_of_its_path_is_refused_and_not_repeated(
+    tmp_path: Path, name: str, key: str
+) -> None:
+    """However it is spelled: a path is shown to everybody."""
+    environ = {f"STIGMEM_REPLICATOR_{name.upper()}": key}
+    read = review(tmp_path, environ)
+    (problem,) = [item for item in read.problems if name in item.message]
+    assert key.strip('"')[:16] not in f"{problem.message} {problem.hint}"
+    assert "not the key itself" in problem.message
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/ssl/k", "keys/node.pem", "M/" + "k" * 60 + ".pem", "./M" * 30]
+)
+def test_a_path_is_no_key(tmp_path: Path, path: str) -> None:
+    environ = {"STIGMEM_REPLICATOR_FEDERATION_PRIVKEY_FILE": path}
+    found = review(tmp_path, environ).settings.federation_privkey_file
+    assert found == tmp_path / path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("REQUESTS_PER_S", "0", True),
+        ("REQUESTS_PER_S", "0.01", True),
+        ("REQUESTS_PER_S", "1e-5", False),
+        ("PEER_REQUESTS_PER_S", "-1", False),
+        ("BYTES_PER_S", "1024", True),
+        ("PEER_BYTES_PER_S", "1", False),
+    ],
+)
+def test_a_rate_by_which_nothing_moves_is_refused(
+    tmp_path: Path,
+    name: str,
+    value: str,
+    fits: bool,  # noqa: FBT001
+) -> None:
+    """A pull that waits for hours between two pages would only look hung."""
+    read = review(tmp_path, {f"STIGMEM_REPLICATOR_{name}": value})
+    assert (not read.problems) is fits
