@@ -48,6 +48,8 @@ def upgrade(database: Database) -> bool:
             return False
         take_peers()
         _run(connection, revision, "upgrade", HEAD_REVISION)
+        # In the same transaction: tables that were only half there are left as they were.
+        own_schema.check(connection, required=True)
     return True
 
 

@@ -68,12 +68,10 @@ def another_process(node: NodeDatabase, *numbers: int) -> Iterator[subprocess.Po
 
 
 @pytest.fixture
-def first(bare: Database, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch) -> Database:
+def first(bare: Database, node: NodeDatabase) -> Database:
     """The tables of the first revision, with a row in each, and two peers."""
-    with monkeypatch.context() as before:
-        for module in (migrations, own_schema):
-            before.setattr(module, "HEAD_REVISION", FIRST)
-        assert migrations.upgrade(bare)
+    with writing(bare) as connection:
+        migrations._run(connection, None, "upgrade", FIRST)  # noqa: SLF001 - as that version did
     for number, node_id in ((7, PEER.node_id), (9, "stigmem:node:other")):
         node.insert("replicator_peers", node_id=node_id, number=number, pages=5, caught_up_ms=3)
     holder = ("holder_host", "holder_pid", "holder_command", "holder_since_ms")
@@ -247,3 +245,18 @@ def test_a_peer_is_not_taken_in_tables_that_were_upgraded_meanwhile(
         records.take(connection, PEER.node_id, HOLDER)
     assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
     assert node.rows("replicator_peers")[0]["holder_pid"] is None
+
+
+def test_tables_that_are_only_half_there_are_not_called_upgraded(
+    first: Database, node: NodeDatabase
+) -> None:
+    """A table that is missing is named, what to do is said, and nothing is changed."""
+    node.run("DROP TABLE replicator_cursors")
+    before = node.rows("replicator_peers", "1")
+    with pytest.raises(LocalError) as caught:
+        migrations.upgrade(first)
+    assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
+    assert "half there: replicator_cursors missing" in caught.value.message
+    assert node.rows("replicator_peers", "1") == before
+    with reading(first) as connection:
+        assert migrations.current(connection) == FIRST
