@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -25,8 +24,8 @@ from stigmem_replicator.errors import ExitCode, LocalError
 from stigmem_replicator.settings import Review, Settings, warnings_about_keys
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.engine import Database
-from stigmem_replicator.transport.certificates import doubts, own_certificate
-from stigmem_replicator.transport.network import open_network
+from stigmem_replicator.transport.certificates import doubts
+from stigmem_replicator.transport.network import Network, open_network
 
 app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
@@ -93,6 +92,7 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
 
     Returns whether it could be opened.
     """
+    network: Network | None = None
 
     def fits(look: Callable[[], object]) -> bool:
         try:
@@ -102,11 +102,13 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
             return False
         return True
 
+    def look_outside() -> None:
+        nonlocal network
+        network = open_network(settings, SystemClock(), system_sleep)
+
     def look_inside() -> None:
         with opened(settings) as database:
-            identified = fits(lambda: load_identity(database, settings))
-            if identified:
-                _doubt(database, settings, warnings)
+            fits(lambda: _look_at_identity(database, settings, network, warnings))
             fits(lambda: TrustBook(database, settings, SystemClock()))
             known = {peer.node_id for peer in all_peers(database)}
             for node_id in settings.peer_tables:
@@ -116,20 +118,19 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
 
     warnings += warnings_about_keys(settings, uid=os.getuid())
     fits(lambda: check_trust_mode(settings))
-    fits(lambda: open_network(settings, SystemClock(), system_sleep))
+    fits(look_outside)
     return fits(look_inside)
 
 
-def _doubt(database: Database, settings: Settings, warnings: list[str]) -> None:
-    """Find what peers will not like about who we say that we are."""
+def _look_at_identity(
+    database: Database, settings: Settings, network: Network | None, warnings: list[str]
+) -> None:
+    """Find what peers will not like about who we say that we are.  Raises :class:`LocalError`."""
     identity = load_identity(database, settings)
     if (doubt := doubt_about_key(database, settings, identity)) is not None:
         warnings.append(doubt)
-    if settings.mutual_tls and settings.tls_cert_path is not None:
-        # What is wrong with the file itself is a problem, and told as one.
-        with suppress(LocalError):
-            own = own_certificate(settings.tls_cert_path)
-            warnings += doubts(own, identity.node_id, SystemClock().now_ms())
+    if network is not None and network.certificates is not None:
+        warnings += doubts(network.certificates.own, identity.node_id, SystemClock().now_ms())
 
 
 def _print_findings(read: Review, problems: list[LocalError], warnings: list[str]) -> None:

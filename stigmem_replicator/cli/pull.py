@@ -150,9 +150,7 @@ def _pull_all(
     identity = load_identity(database, settings)
     clock = SystemClock()
     network = open_network(settings, clock, system_sleep)
-    _warn(settings, network, identity, clock)
-    if (doubt := doubt_about_key(database, settings, identity)) is not None:
-        logger().warning("federation.key_doubted", detail=doubt)
+    _warn(database, settings, network, identity, clock)
     trust = TrustBook(database, settings, clock)
     if wishes.dry_run or not migrate:
         with reading(database) as connection:
@@ -179,12 +177,16 @@ def _pull_all(
     return outcomes
 
 
-def _warn(settings: Settings, network: Network, identity: Identity, clock: Clock) -> None:
+def _warn(
+    database: Database, settings: Settings, network: Network, identity: Identity, clock: Clock
+) -> None:
     """Say in the log what makes peers or keys less safe than they should be."""
     if insecure := render.insecure_warning(settings):
         logger().warning("federation.insecure", detail=insecure)
     for warning in warnings_about_keys(settings, uid=os.getuid()):
         logger().warning("federation.key_exposed", detail=warning)
+    if (doubt := doubt_about_key(database, settings, identity)) is not None:
+        logger().warning("federation.key_doubted", detail=doubt)
     if network.certificates is not None:
         for doubt in doubts(network.certificates.own, identity.node_id, clock.now_ms()):
             logger().warning("federation.tls.own_certificate", detail=doubt)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stigmem_replicator.settings.transport_values import ByteRate, KeyFile, Network, Networks, Rate
+from stigmem_replicator.settings.transport_values import KeyFile, Network, Networks, Rate
 from stigmem_replicator.settings.values import (
     Address,
     Backend,
@@ -33,6 +33,9 @@ from stigmem_replicator.settings.values import (
 # Longer spans are refused, since from some length on no calendar can subtract them.
 _CENTURY_HOURS = 100 * 365 * 24
 _CENTURY_S = _CENTURY_HOURS * 3600
+
+_REQUEST_RATE = Rate(Number(0.0, 1_000_000), 0.01)
+_BYTE_RATE = Rate(Whole(0, 10**12), 1024)
 
 TrustMode = Literal["relaxed", "off", "strict"]
 AttestationMode = Literal["off", "warn", "enforce"]
@@ -254,16 +257,19 @@ class Table:
         60.0, Number(0.1, 3600), "seconds for one whole page", per_peer=True
     )
     requests_per_s: float = option(
-        0.0, Rate(0.01, 1_000_000), "requests a second to all peers together; 0: no limit"
+        0.0,
+        Rate(Number(0.0, 1_000_000), 0.01),
+        "requests a second to all peers together; 0: no limit",
     )
-    bytes_per_s: int = option(
-        0, ByteRate(1024, 10**12), "bytes a second from all peers together; 0: no limit"
-    )
+    bytes_per_s: int = option(0, _BYTE_RATE, "bytes a second from all peers together; 0: no limit")
     peer_requests_per_s: float = option(
-        0.0, Rate(0.01, 1_000_000), "requests a second to one peer; 0: no limit", per_peer=True
+        0.0,
+        Rate(Number(0.0, 1_000_000), 0.01),
+        "requests a second to one peer; 0: no limit",
+        per_peer=True,
     )
     peer_bytes_per_s: int = option(
-        0, ByteRate(1024, 10**12), "bytes a second from one peer; 0: no limit", per_peer=True
+        0, _BYTE_RATE, "bytes a second from one peer; 0: no limit", per_peer=True
     )
     overlap_s: float = option(
         10.0, Number(0.0, 3600), "seconds that are read again, for what the peer committed late"

@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from stigmem_replicator.settings.values import Number, OptionalFile, Whole, plain_text
+from stigmem_replicator.settings.values import Kind, OptionalFile, plain_text
 
 Network = IPv4Network | IPv6Network
+N = TypeVar("N", bound=float)
 
 _KEYS = (
     re.compile(r"[0-9a-fA-F]{64}"),
@@ -60,45 +62,25 @@ class KeyFile:
         return OptionalFile().parse(text, base)
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """So much a second, or 0 for any.
+class Rate(Generic[N]):
+    """So much a second, or 0 for any, of the numbers that ``kind`` reads.
 
     Below ``least`` a pull would stand still for minutes between two pages and look hung.
     """
 
-    least: float
-    most: float
+    def __init__(self, kind: Kind[N], least: N) -> None:
+        self._kind = kind
+        self._least = least
 
     @property
     def allowed(self) -> str:
         """The bounds."""
-        return f"0, or a number from {self.least:g} to {self.most:.0f}"
+        return f"{self._kind.allowed}, and at least {self._least} unless it is 0"
 
-    def parse(self, raw: object, base: Path) -> float:
+    def parse(self, raw: object, base: Path) -> N:
         """Return the number."""
-        value = Number(0.0, self.most).parse(raw, base)
-        if 0 < value < self.least:
-            raise ValueError
-        return value
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRate:
-    """So many bytes a second, or 0 for any."""
-
-    least: int
-    most: int
-
-    @property
-    def allowed(self) -> str:
-        """The bounds."""
-        return f"0, or a whole number from {self.least} to {self.most}"
-
-    def parse(self, raw: object, base: Path) -> int:
-        """Return the number."""
-        value = Whole(0, self.most).parse(raw, base)
-        if 0 < value < self.least:
+        value = self._kind.parse(raw, base)
+        if 0 < value < self._least:
             raise ValueError
         return value
 

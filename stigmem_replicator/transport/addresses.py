@@ -6,14 +6,14 @@ Judged by value alone: nothing is resolved and nothing connected to here.
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from stigmem_replicator.errors import PeerRefusedError, Reason
+from stigmem_replicator.settings.transport_values import Network
 from stigmem_replicator.settings.values import without_secrets
 
-Subnet: TypeAlias = IPv4Network | IPv6Network
 Address: TypeAlias = IPv4Address | IPv6Address
 
 # Not every Python counts each of these as private.
@@ -61,7 +61,7 @@ def check_url(url: str, *, plain: bool) -> None:
         raise refused(url, "it names no host")
 
 
-def why_unsafe(address: str, allowed: Collection[Subnet]) -> str | None:
+def why_unsafe(address: str, allowed: Collection[Network]) -> str | None:
     """Say why an address (text of an IPv4 or IPv6 address) must not be connected to, or None.
 
     Whatever is not a public address of a single host is unsafe, and so is what carries such an
@@ -132,5 +132,5 @@ def _kind(ip: Address) -> str | None:
     return None
 
 
-def _within(ip: Address, networks: Collection[Subnet]) -> bool:
+def _within(ip: Address, networks: Collection[Network]) -> bool:
     return any(ip in network for network in networks)

@@ -19,8 +19,8 @@ import httpcore
 
 from stigmem_replicator.errors import PeerRefusedError, Reason, ReplicatorError, TransientPeerError
 from stigmem_replicator.observe.log import printable
+from stigmem_replicator.settings.transport_values import Network
 from stigmem_replicator.transport import addresses
-from stigmem_replicator.transport.addresses import Subnet
 from stigmem_replicator.transport.framing import HEAD_BYTES_MAX, AnswerBytes
 from stigmem_replicator.transport.handshake import is_end, refusal_of, refusal_of_ours
 from stigmem_replicator.transport.resolving import Resolver
@@ -41,7 +41,7 @@ class Rules:
     url: str
     node_id: str | None
     pinned: bool
-    allowed: Collection[Subnet]
+    allowed: Collection[Network]
 
 
 class Guard(httpcore.AsyncNetworkBackend):

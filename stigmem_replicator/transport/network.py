@@ -9,8 +9,7 @@ from functools import cache
 
 from stigmem_replicator.clock import Clock, Sleep
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.settings import Settings
-from stigmem_replicator.transport.addresses import Subnet
+from stigmem_replicator.settings import Settings, transport_values
 from stigmem_replicator.transport.certificates import Certificates
 from stigmem_replicator.transport.rates import Rates
 from stigmem_replicator.transport.resolving import Resolver
@@ -27,7 +26,7 @@ class Destination:
 
     url: str
     node_id: str | None
-    allowed: Collection[Subnet] = ()
+    allowed: Collection[transport_values.Network] = ()
 
 
 @dataclass(frozen=True, slots=True)
