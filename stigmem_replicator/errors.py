@@ -100,6 +100,7 @@ class Reason(StrEnum):
     DATABASE_FAILED = "database_failed"
     DATABASE_REPLACED = "database_replaced"
     DISK_LOW = "disk_low"
+    LOCAL_DB = "local_db"
 
 
 class ReplicatorError(Exception):
@@ -171,3 +172,12 @@ class PeerBlockedError(ReplicatorError):
     """Going on would lose or admit something wrong: an operator must decide."""
 
     exit_code = ExitCode.BLOCKED
+
+
+def first_of(group: BaseExceptionGroup[ReplicatorError]) -> ReplicatorError:
+    """Return the first failure of a group, however deep it lies."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ReplicatorError)  # noqa: S101 - of a group of nothing else
+    return error

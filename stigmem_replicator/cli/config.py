@@ -21,7 +21,7 @@ from stigmem_replicator.clock import SystemClock, system_sleep
 from stigmem_replicator.engine.identity import doubt_about_key, load_identity
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.errors import ExitCode, LocalError
-from stigmem_replicator.settings import Review, Settings, warnings_about_keys
+from stigmem_replicator.settings import Review, Settings, listening_warning, warnings_about_keys
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.transport.certificates import doubts
@@ -117,6 +117,8 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
                     warnings.append(f"{place} names no peer of this node")
 
     warnings += warnings_about_keys(settings, uid=os.getuid())
+    if (reachable := listening_warning(settings)) is not None:
+        warnings.append(reachable)
     fits(lambda: check_trust_mode(settings))
     fits(look_outside)
     return fits(look_inside)

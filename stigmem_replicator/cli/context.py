@@ -11,12 +11,14 @@ from pathlib import Path
 
 import typer
 
+from stigmem_replicator.cli import render
 from stigmem_replicator.errors import LocalError, Reason, UnknownPeerError, UsageError
 from stigmem_replicator.observe import log
 from stigmem_replicator.settings import DEFAULT_ORIGIN, Places, Review, Settings, load, review
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import own_schema, reads
 from stigmem_replicator.store.engine import Database, open_database, reading
+from stigmem_replicator.store.guard import Files
 from stigmem_replicator.store.reads import PeerRow
 
 
@@ -73,10 +75,13 @@ def check_trust_mode(settings: Settings) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, *, own_tables: bool = True) -> Iterator[Database]:
+def opened(
+    settings: Settings, *, own_tables: bool = True, before: Files | None = None
+) -> Iterator[Database]:
     """Open the node's database for a command.  Raises :class:`LocalError`.
 
-    With ``own_tables`` the replicator's tables must fit this code, if they are there at all.
+    ``before`` are the files that this process had open in its place.  With ``own_tables`` the
+    replicator's tables must fit this code, if they are there at all.
     """
     if settings.backend not in ("sqlite", "postgres"):
         raise LocalError(
@@ -95,6 +100,7 @@ def opened(settings: Settings, *, own_tables: bool = True) -> Iterator[Database]
         settings.location if settings.backend == "postgres" else Path(settings.location),
         timeout_s=settings.database_timeout_s,
         schema=settings.pg_schema,
+        before=before,
     )
     try:
         if own_tables:
@@ -164,3 +170,8 @@ def confirm(question: str) -> None:
     raise UsageError(
         Reason.USAGE, "nothing was changed: not confirmed", hint="--yes answers for you"
     )
+
+
+def tell(words: str) -> None:
+    """Say one sentence on standard error, which may hold words of a peer."""
+    print(render.clean(words), file=sys.stderr)

@@ -5,21 +5,20 @@ Files of cursors are ``checkpoint``'s.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
 import typer
 
-from stigmem_replicator.cli import checkpoint, completion, render
+from stigmem_replicator.cli import checkpoint, completion, daemon, render, times
 from stigmem_replicator.cli.actor import actor
 from stigmem_replicator.cli.context import all_peers, confirm, find_peer, opened, settings_of
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.errors import Reason, UsageError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.session import Position
-from stigmem_replicator.store import checkpoints, migrations, reads, records
+from stigmem_replicator.store import checkpoints, events, migrations, reads, records, standings
 from stigmem_replicator.store.checkpoints import CursorEvent
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.own_models import FACTS
@@ -33,7 +32,6 @@ ThePeer = Annotated[
 ]
 
 _SHOWN_CHECKPOINTS: Final = 5
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 @app.command()
@@ -48,14 +46,17 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show the cursor of every peer, and what it may be set back to."""
-    with opened(settings_of(context)) as database, reading(database) as connection:
-        found = reads.peers(connection)
-        if peer is not None:
-            found = [find_peer(found, peer)]
-        stored = [(item, reads.stored_position(connection, item, FACTS)) for item in found]
+    with opened(settings_of(context)) as database:
+        daemon_runs = daemon.runs(database)
+        with reading(database) as connection:
+            found = reads.peers(connection)
+            if peer is not None:
+                found = [find_peer(found, peer)]
+            stored = [(item, reads.stored_position(connection, item, FACTS)) for item in found]
     if as_json:
         print(render.document([_document(item, position) for item, position in stored]))
         return
+    daemon.tell(daemon_runs)
     if not stored:
         print("this node has no peers")
         return
@@ -103,15 +104,18 @@ def history(
     Newest first, with the checkpoints that it may be set to.
     Pulls move the cursor too; they leave checkpoints, no events.
     """
-    with opened(settings_of(context)) as database, reading(database) as connection:
-        found = find_peer(reads.peers(connection), peer)
-        stored = reads.stored_position(connection, found, FACTS)
-        changes = checkpoints.history(connection, found.node_id, limit)
+    with opened(settings_of(context)) as database:
+        daemon_runs = daemon.runs(database)
+        with reading(database) as connection:
+            found = find_peer(reads.peers(connection), peer)
+            stored = reads.stored_position(connection, found, FACTS)
+            changes = checkpoints.history(connection, found.node_id, limit)
     if as_json:
         shown = _document(found, stored)
         shown["checkpoints"] = list(reversed(shown["checkpoints"]))
         print(render.document({**shown, "changes": [asdict(item) for item in changes]}))
         return
+    daemon.tell(daemon_runs)
     print(
         render.pairs([("peer", found.node_id), ("cursor", render.place(stored.position.frontier))])
     )
@@ -170,7 +174,7 @@ def reset(
             target: str | None = _given(to, given)
         else:
             target = None if back is None else _settled_before(position, back, clock.now_ms())
-        _place(database, Move(found, position.frontier, target, records.CURSOR_RESET), yes=yes)
+        _place(database, Move(found, position.frontier, target, events.CURSOR_RESET), yes=yes)
 
 
 @app.command("set")
@@ -194,7 +198,7 @@ def set_(
             given = checkpoints.given_positions(connection, found)
         forced = force and cursor not in given
         target = cursor if forced and hlc.fits_wire(cursor) else _given(cursor, given)
-        move = Move(found, position.frontier, target, records.CURSOR_SET, forced=forced)
+        move = Move(found, position.frontier, target, events.CURSOR_SET, forced=forced)
         _place(database, move, yes=yes)
 
 
@@ -229,7 +233,10 @@ def _place(database: Database, move: Move, *, yes: bool) -> None:
             event=move.event,
             forced=move.forced,
         )
-    print(f"the cursor of {name} is now {after}{render.ahead(move.after, clock.now_ms())}")
+        asked_ms = standings.standing(connection, move.peer.node_id).not_before_ms
+    now_ms = clock.now_ms()
+    doubt = f"{render.ahead(move.after, now_ms)}{render.left_alone(asked_ms, now_ms)}"
+    print(f"the cursor of {name} is now {after}{doubt}")
 
 
 def _given(wanted: str, given: Collection[str]) -> str:
@@ -250,16 +257,9 @@ def _given(wanted: str, given: Collection[str]) -> str:
 
 
 def _settled_before(position: Position, back: str, now_ms: int) -> str | None:
-    bound = now_ms - _duration_ms(back)
+    bound = now_ms - times.span_ms(back, "--back")
     kept = [checkpoint.position for checkpoint in position.checkpoints]
     return max((text for text in kept if (hlc.wall_ms(text) or 0) <= bound), default=None)
-
-
-def _duration_ms(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if match is None:
-        raise UsageError(Reason.USAGE, f"--back {text!r} is no time", hint="say 90s, 30m, 1h or 2d")
-    return int(match[1]) * _SECONDS[match[2]] * 1000
 
 
 app.command("export")(checkpoint.export)

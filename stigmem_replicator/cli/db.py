@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from stigmem_replicator.cli import render, upgrading
-from stigmem_replicator.cli.context import confirm, opened, settings_of
+from stigmem_replicator.cli import render
+from stigmem_replicator.cli.context import confirm, opened, settings_of, tell
+from stigmem_replicator.service import upgrading
 from stigmem_replicator.store import migrations, own_schema
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import HEAD_REVISION
@@ -20,7 +21,7 @@ def upgrade(context: typer.Context) -> None:
     """Create or upgrade the tables (`pull` does so by itself)."""
     settings = settings_of(context)
     with opened(settings, own_tables=False) as database:
-        changed = upgrading.upgrade(database, settings.database_timeout_s)
+        changed = upgrading.upgrade(database, settings.database_timeout_s, tell)
     print(f"the tables are {'now' if changed else 'already'} at revision {HEAD_REVISION}")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from stigmem_replicator.cli import completion, files, render
+from stigmem_replicator.cli import completion, daemon, files, render
 from stigmem_replicator.cli.context import all_peers, find_peer, opened, settings_of
 from stigmem_replicator.errors import Reason, UsageError
 from stigmem_replicator.store import letters, reads, views
@@ -40,15 +40,18 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List refused entries, the last seen first."""
-    with opened(settings_of(context)) as database, reading(database) as connection:
-        node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
-        found = views.letters(
-            connection, node_id=node_id, reason=reason, limit=limit + 1, payloads=False
-        )
+    with opened(settings_of(context)) as database:
+        daemon_runs = daemon.runs(database)
+        with reading(database) as connection:
+            node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
+            found = views.letters(
+                connection, node_id=node_id, reason=reason, limit=limit + 1, payloads=False
+            )
     more, found = len(found) > limit, found[:limit]
     if as_json:
         print(render.document([asdict(letter) for letter in found]))
         return
+    daemon.tell(daemon_runs)
     if not found:
         print("nothing was refused")
         return
@@ -73,9 +76,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one refused entry: why, since when, and what it was."""
-    with opened(settings_of(context)) as database, reading(database) as connection:
-        node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
-        found = views.letters(connection, node_id=node_id, entry_id=entry)
+    with opened(settings_of(context)) as database:
+        daemon_runs = daemon.runs(database)
+        with reading(database) as connection:
+            node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
+            found = views.letters(connection, node_id=node_id, entry_id=entry)
     if not found:
         raise UsageError(
             Reason.USAGE,
@@ -87,6 +92,7 @@ def show(
             render.document([{**asdict(item), "payload": _payload(item.payload)} for item in found])
         )
         return
+    daemon.tell(daemon_runs)
     for item in found:
         print(
             render.pairs(

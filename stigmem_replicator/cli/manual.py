@@ -43,7 +43,7 @@ _FILES: Final = (
     ("`.env`", "The node's settings, beside its database or in the working directory."),
     (
         "*.replicator-lock",
-        "Beside a SQLite database: says which peers are worked on; may be deleted after `db drop`.",
+        "Beside a SQLite database: peers that are worked on, daemons; may go after `db drop`.",
     ),
 )
 

@@ -1,23 +1,28 @@
-"""``peers``: the node's peers and how replication from each stands."""
+"""``peers``: the node's peers, how replication from each stands, and pausing it.
+
+The words for a peer are in ``peer_text``.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection
 
-from stigmem_replicator.cli import completion, render
-from stigmem_replicator.cli.context import find_peer, opened, settings_of
+from stigmem_replicator.cli import completion, daemon, peer_text, render, times
+from stigmem_replicator.cli.actor import actor
+from stigmem_replicator.cli.context import all_peers, find_peer, opened, settings_of
+from stigmem_replicator.cli.peer_text import Machine, Shown
 from stigmem_replicator.clock import SystemClock
-from stigmem_replicator.errors import LocalError
-from stigmem_replicator.settings import Settings
-from stigmem_replicator.settings.values import without_secrets
-from stigmem_replicator.store import reads, views
-from stigmem_replicator.store.engine import reading
-from stigmem_replicator.store.own_models import FACTS
+from stigmem_replicator.errors import LocalError, Reason, UsageError
+from stigmem_replicator.settings import Settings, insecure_warning
+from stigmem_replicator.store import migrations, node_loop, reads, standings, views
+from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.views import PeerView
 from stigmem_replicator.transport import certificates
@@ -25,91 +30,65 @@ from stigmem_replicator.transport import certificates
 app = typer.Typer(no_args_is_help=True, help="The node's peers and how each stands.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+ThePeer = Annotated[
+    str,
+    typer.Argument(
+        help="Id, node id, URL or a unique part of one.", autocompletion=completion.peer_names
+    ),
+]
 
-NEVER_PULLED = "never pulled"
 SHOWN_EVENTS = 50
-
-
-def _state(peer: PeerRow, view: PeerView | None) -> str:
-    if peer.status != "active":
-        return peer.status
-    if view is None or (view.last_attempt_ms is None and view.caught_up_ms is None):
-        return NEVER_PULLED
-    state = view.state if view.reason is None else f"{view.state} ({view.reason})"
-    return f"{state}, {render.lag(view.upstream_lag_ms)}" if view.upstream_lag_ms else state
-
-
-def _document(peer: PeerRow, view: PeerView | None, settings: Settings) -> dict[str, object]:
-    return {
-        "peer": peer.node_id,
-        "id": peer.id,
-        "url": without_secrets(peer.node_url),
-        "status": peer.status,
-        "scopes": sorted(peer.scopes),
-        "entity_uri": None if peer.entity_uri is None else without_secrets(peer.entity_uri),
-        "insecure": settings.federation_insecure,
-        "replication": None if view is None else asdict(view),
-    }
+REASON_CHARACTERS = 500
 
 
 @app.command("list")
 def list_peers(context: typer.Context, as_json: Json = False) -> None:
-    """List all peers, one a line."""
+    """List all peers, one a line, and how replication from each stands."""
     settings = settings_of(context)
-    with opened(settings) as database, reading(database) as connection:
-        rows = reads.peers(connection)
-        seen = views.peer_views(connection)
+    with opened(settings) as database:
+        machine = _machine(database, settings)
+        with reading(database) as connection:
+            shown = _shown(connection, reads.peers(connection), settings, machine)
     if as_json:
-        documents = [_document(peer, seen.get(peer.node_id), settings) for peer in rows]
-        print(render.document(documents))
+        print(render.document([peer_text.document(item, machine) for item in shown]))
         return
-    if warning := render.insecure_warning(settings):
+    if warning := insecure_warning(settings):
         print(f"stigmem-replicate: WARNING: {warning}", file=sys.stderr)
-    if not rows:
+    _tell(machine)
+    pulled_by_node = [item.peer.node_id for item in shown if item.node_loop]
+    if pulled_by_node:
+        words = render.clean(f"{node_loop.ADVICE} (it pulls {', '.join(pulled_by_node)})")
+        print(f"stigmem-replicate: WARNING: {words}", file=sys.stderr)
+    if not shown:
         print("this node has no peers; register one on the node first")
         return
-    now_ms = SystemClock().now_ms()
-    lines = []
-    for peer in rows:
-        view = seen.get(peer.node_id)
-        caught_up = render.age(view.caught_up_ms if view else None, now_ms)
-        lines.append((peer.node_id, caught_up, _state(peer, view)))
-    print(render.table(("PEER", "CAUGHT UP", "STATE"), lines))
+    print(render.table(peer_text.HEADINGS, [peer_text.cells(item, machine) for item in shown]))
 
 
 @app.command()
-def show(
-    context: typer.Context,
-    peer: Annotated[
-        str,
-        typer.Argument(
-            help="Id, node id, URL or a unique part of one.", autocompletion=completion.peer_names
-        ),
-    ],
-    as_json: Json = False,
-) -> None:
-    """Show one peer: who it is, how it stands, what happened last."""
+def show(context: typer.Context, peer: ThePeer, as_json: Json = False) -> None:
+    """Show one peer: who it is, how it stands, what to do about it, what happened last."""
     settings = settings_of(context)
-    with opened(settings) as database, reading(database) as connection:
-        found = find_peer(reads.peers(connection), peer)
-        view = views.peer_views(connection).get(found.node_id)
-        events = views.events(connection, found.node_id, SHOWN_EVENTS)
-        stored = reads.stored_position(connection, found, FACTS)
+    with opened(settings) as database:
+        machine = _machine(database, settings)
+        with reading(database) as connection:
+            found = find_peer(reads.peers(connection), peer)
+            (shown,) = _shown(connection, [found], settings, machine)
+            events = views.events(connection, found.node_id, SHOWN_EVENTS)
     own_end = _own_certificate(settings)
     if as_json:
-        shown = _document(found, view, settings)
-        shown["own_certificate_not_after_ms"] = own_end if isinstance(own_end, int) else None
-        shown["events"] = [
+        document = peer_text.document(shown, machine)
+        document["own_certificate_not_after_ms"] = own_end if isinstance(own_end, int) else None
+        document["events"] = [
             {**asdict(event), "detail": json.loads(event.detail)} for event in events
         ]
-        print(render.document(shown))
+        print(render.document(document))
         return
-    now_ms = SystemClock().now_ms()
-    rows = _peer_rows(found, view, stored.position.frontier)
-    if view is not None:
-        rows += _replication_rows(view) + _observed_rows(view, now_ms)
+    _tell(machine)
+    rows = peer_text.lines(shown, machine)
     if own_end is not None:
-        words = render.ending(own_end, now_ms) if isinstance(own_end, int) else own_end.message
+        at_ms = machine.now_ms
+        words = render.ending(own_end, at_ms) if isinstance(own_end, int) else own_end.message
         rows.append(("own certificate", words))
     print(render.pairs(rows))
     if events:
@@ -125,6 +104,107 @@ def show(
         )
 
 
+@app.command()
+def pause(
+    context: typer.Context,
+    peer: ThePeer,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why, for others to read.")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until", metavar="TIME", help="Resume it then: 90s, 30m, 2h, 1d, or an ISO 8601 time."
+        ),
+    ] = None,
+) -> None:
+    """Have the daemon leave a peer alone; a pull by hand still works on it.
+
+    Its cursor and its facts stay as they are. Pausing it again replaces reason and time.
+    """
+    clock = SystemClock()
+    why = render.clean(reason or "").strip() or None
+    if why is not None and len(why) > REASON_CHARACTERS:
+        raise UsageError(
+            Reason.USAGE, f"--reason has {len(why)} characters, {REASON_CHARACTERS} are taken"
+        )
+    until_ms = None if until is None else times.future_ms(until, "--until", clock.now_ms())
+
+    def act(connection: Connection, node_id: str) -> None:
+        standings.pause(connection, node_id, why, until_ms, actor("peers pause"), clock)
+
+    with opened(settings_of(context)) as database:
+        found = find_peer(all_peers(database), peer)
+        before, after = _changed(database, found, act, clock.now_ms())
+    assert after.paused is not None  # noqa: S101 - in the same transaction
+    print(peer_text.paused(found.node_id, before.paused if before else None, after.paused))
+
+
+@app.command()
+def resume(context: typer.Context, peer: ThePeer) -> None:
+    """End a peer's pause, or have one that failed tried at once: its failures are forgotten.
+
+    A peer that asked to be left alone for some time is left alone.
+    """
+    clock = SystemClock()
+    settings = settings_of(context)
+
+    def act(connection: Connection, node_id: str) -> None:
+        standings.resume(connection, node_id, actor("peers resume"), clock)
+
+    with opened(settings) as database:
+        found = find_peer(all_peers(database), peer)
+        before, after = _changed(database, found, act, clock.now_ms())
+        machine = _machine(database, settings)
+    print(peer_text.resumed(found, before, after, machine))
+
+
+def _changed(
+    database: Database, peer: PeerRow, act: Callable[[Connection, str], None], now_ms: int
+) -> tuple[PeerView | None, PeerView]:
+    """Do something to a peer's standing; return how it stood before and how it stands now."""
+    migrations.upgrade(database)
+    with writing(database) as connection:
+        before = views.peer_view(connection, peer.node_id, now_ms)
+        act(connection, peer.node_id)
+        after = views.peer_view(connection, peer.node_id, now_ms)
+    assert after is not None  # noqa: S101 - whoever acts gives the peer its row
+    return before, after
+
+
+def _machine(database: Database, settings: Settings) -> Machine:
+    return Machine(
+        now_ms=SystemClock().now_ms(),
+        daemon=daemon.runs(database),
+        hindrance=daemon.hindrance(database, settings),
+        insecure=settings.federation_insecure,
+    )
+
+
+def _shown(
+    connection: Connection, peers: list[PeerRow], settings: Settings, machine: Machine
+) -> list[Shown]:
+    seen = views.peer_views(connection, machine.now_ms)
+    cursors = views.frontiers(connection)
+    looped = node_loop.seen(connection, machine.now_ms)
+    return [
+        Shown(
+            peer=peer,
+            view=seen.get(peer.node_id),
+            cursor=cursors.get(peer.id),
+            node_loop=peer.node_id in looped,
+            poll_interval_s=settings.for_peer(peer.node_id).poll_interval_s,
+        )
+        for peer in peers
+    ]
+
+
+def _tell(machine: Machine) -> None:
+    daemon.tell(machine.daemon)
+    if machine.hindrance is not None:
+        daemon.tell_hindrance(machine.hindrance)
+
+
 def _own_certificate(settings: Settings) -> int | LocalError | None:
     """Return when our own certificate ends, or why that cannot be told; None without one."""
     if not settings.mutual_tls or settings.tls_cert_path is None:
@@ -133,49 +213,3 @@ def _own_certificate(settings: Settings) -> int | LocalError | None:
         return certificates.not_after_ms(settings.tls_cert_path)
     except LocalError as error:
         return error
-
-
-def _peer_rows(peer: PeerRow, view: PeerView | None, cursor: str | None) -> list[tuple[str, str]]:
-    organisation = without_secrets(peer.entity_uri or "")
-    return [
-        ("peer", peer.node_id),
-        ("url", without_secrets(peer.node_url)),
-        ("id", peer.id),
-        ("registry", peer.status),
-        ("scopes", ", ".join(sorted(peer.scopes)) or "none"),
-        ("organisation", organisation or "not bound: nothing can be verified"),
-        ("state", _state(peer, view)),
-        ("cursor", cursor or "at the beginning"),
-    ]
-
-
-def _replication_rows(view: PeerView) -> list[tuple[str, str]]:
-    rows = [
-        ("since", render.moment(view.since_ms)),
-        ("last attempt", render.moment(view.last_attempt_ms)),
-        ("last success", render.moment(view.last_success_ms)),
-        ("caught up", render.moment(view.caught_up_ms)),
-        ("failures", str(view.failures)),
-        ("pages", str(view.pages)),
-        ("new facts", str(view.admitted)),
-        ("duplicates", str(view.duplicates)),
-        ("rejected", str(view.rejected)),
-    ]
-    if view.detail:
-        rows.append(("last error", view.detail))
-    if view.not_before_ms is not None:
-        rows.append(("not before", render.moment(view.not_before_ms)))
-    if view.holder_host is not None:
-        holder = f"process {view.holder_pid} on {view.holder_host} ({view.holder_command})"
-        rows.append(("worked on by", holder))
-    return rows
-
-
-def _observed_rows(view: PeerView, now_ms: int) -> list[tuple[str, str]]:
-    rows = []
-    if view.certificate_not_after_ms is not None:
-        rows.append(("its certificate", render.ending(view.certificate_not_after_ms, now_ms)))
-    if view.upstream_lag_ms is not None:
-        told = render.moment(view.upstream_lag_at_ms)
-        rows.append(("upstream lag", f"{render.span(view.upstream_lag_ms / 1000)}, told {told}"))
-    return rows

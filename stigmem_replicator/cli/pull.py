@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,27 +11,18 @@ from typing import Annotated, Final
 import anyio
 import typer
 
-from stigmem_replicator.cli import completion, progress, render, upgrading
+from stigmem_replicator.cli import completion, progress, render
 from stigmem_replicator.cli.context import (
     active_peer,
     all_peers,
     check_trust_mode,
     opened,
     settings_of,
+    tell,
 )
 from stigmem_replicator.cli.progress import Outcome
-from stigmem_replicator.clock import (
-    Clock,
-    SystemClock,
-    SystemRandom,
-    system_new_id,
-    system_sleep,
-)
-from stigmem_replicator.engine.identity import Identity, doubt_about_key, load_identity
 from stigmem_replicator.engine.pull import Pull, Wishes
 from stigmem_replicator.engine.surroundings import Surroundings
-from stigmem_replicator.engine.trust_inputs import TrustBook
-from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.errors import (
     ExitCode,
     Reason,
@@ -41,14 +30,10 @@ from stigmem_replicator.errors import (
     UsageError,
 )
 from stigmem_replicator.observe.log import logger
-from stigmem_replicator.settings import Settings, warnings_about_keys
-from stigmem_replicator.store import own_schema
-from stigmem_replicator.store.engine import Database, reading
-from stigmem_replicator.store.locks import make_locks
+from stigmem_replicator.service import preparing, upgrading
+from stigmem_replicator.settings import Settings, insecure_warning
+from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.reads import PeerRow
-from stigmem_replicator.store.records import Holder
-from stigmem_replicator.transport.certificates import doubts
-from stigmem_replicator.transport.network import Network, open_network
 
 AT_ONCE: Final = 8
 
@@ -120,7 +105,7 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
         )
         outcomes = _pull_all(database, settings, chosen, wishes, migrate=not no_migrate)
     _print_summary(outcomes, wishes, as_json=as_json, one_line=all_)
-    if not as_json and (insecure := render.insecure_warning(settings)):
+    if not as_json and (insecure := insecure_warning(settings)):
         print(f"WARNING: {insecure}")
     raise typer.Exit(_exit_code(outcomes, strict=strict))
 
@@ -147,49 +132,17 @@ def _pull_all(
     *,
     migrate: bool,
 ) -> list[Outcome]:
-    identity = load_identity(database, settings)
-    clock = SystemClock()
-    network = open_network(settings, clock, system_sleep)
-    _warn(database, settings, network, identity, clock)
-    trust = TrustBook(database, settings, clock)
-    if wishes.dry_run or not migrate:
-        with reading(database) as connection:
-            own_schema.check(connection, required=not wishes.dry_run)
-    else:
-        upgrading.upgrade(database, wishes.patience_s)
     outcomes = [Outcome(peer) for peer in peers]
-    with make_locks(database) as locks:
-        around = Surroundings(
-            database=database,
-            settings=settings,
-            writer=Writer(database, settings, clock, system_sleep, SystemRandom()),
-            trust=trust,
-            identity=identity,
-            locks=locks,
-            network=network,
-            process=Holder(platform.node(), os.getpid(), "pull", clock.now_ms()),
-            clock=clock,
-            sleep=system_sleep,
-            random=SystemRandom(),
-            new_id=system_new_id,
-        )
+
+    def make_tables() -> None:
+        if wishes.dry_run or not migrate:
+            preparing.require_tables(database, present=not wishes.dry_run)
+        else:
+            upgrading.upgrade(database, wishes.patience_s, tell)
+
+    with preparing.prepared(database, settings, "pull", make_tables) as around:
         anyio.run(_run, around, outcomes, wishes)
     return outcomes
-
-
-def _warn(
-    database: Database, settings: Settings, network: Network, identity: Identity, clock: Clock
-) -> None:
-    """Say in the log what makes peers or keys less safe than they should be."""
-    if insecure := render.insecure_warning(settings):
-        logger().warning("federation.insecure", detail=insecure)
-    for warning in warnings_about_keys(settings, uid=os.getuid()):
-        logger().warning("federation.key_exposed", detail=warning)
-    if (doubt := doubt_about_key(database, settings, identity)) is not None:
-        logger().warning("federation.key_doubted", detail=doubt)
-    if network.certificates is not None:
-        for doubt in doubts(network.certificates.own, identity.node_id, clock.now_ms()):
-            logger().warning("federation.tls.own_certificate", detail=doubt)
 
 
 async def _run(around: Surroundings, outcomes: Sequence[Outcome], wishes: Wishes) -> None:
@@ -215,7 +168,7 @@ async def _pull_one(
             around,
             outcome.report,
             on_page=outcome.on_page,
-            tell=lambda words: print(render.clean(words), file=sys.stderr),
+            tell=tell,
         )
         try:
             await pulling.run()

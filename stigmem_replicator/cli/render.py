@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -11,7 +12,6 @@ from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import Reason, ReplicatorError
 from stigmem_replicator.observe.log import printable
 from stigmem_replicator.protocol import hlc
-from stigmem_replicator.settings import Settings
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.reads import PeerRow
 
@@ -19,6 +19,7 @@ _AHEAD_MS: Final = 300_000  # as far ahead as a page's cursor may lie and still 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
+_WHOLE_RATE: Final = 10
 
 
 def document(value: object) -> str:
@@ -81,11 +82,23 @@ def ahead(position: str | None, now_ms: int) -> str:
     return "; that is ahead of this machine's clock: nothing stamped before it will be read"
 
 
+def left_alone(not_before_ms: int | None, now_ms: int) -> str:
+    """Return until when reading a peer waits, where it asked not to be asked yet, else nothing."""
+    if not_before_ms is None or not_before_ms <= now_ms:
+        return ""
+    return f"; it asked not to be asked before {moment(not_before_ms)}: nothing is read until then"
+
+
 def age(at_ms: int | None, now_ms: int) -> str:
     """Return how long ago a time is, roughly."""
     if at_ms is None:
         return "never"
     return f"{span((now_ms - at_ms) / 1000)} ago"
+
+
+def until(at_ms: int, now_ms: int) -> str:
+    """Return how long it is from now to a time, roughly; ``now`` when it has come."""
+    return "now" if at_ms <= now_ms else f"in {span(math.ceil((at_ms - now_ms) / 1000))}"
 
 
 def ending(at_ms: int, now_ms: int) -> str:
@@ -100,6 +113,11 @@ def lag(lag_ms: int) -> str:
     return f"upstream lag {span(lag_ms / 1000)}"
 
 
+def rate(per_s: float) -> str:
+    """Return how many facts a second are new."""
+    return f"{per_s:.0f}/s" if per_s >= _WHOLE_RATE else f"{per_s:.1f}/s"
+
+
 def span(seconds: float) -> str:
     """Return a duration, roughly."""
     seconds = max(0.0, seconds)
@@ -107,22 +125,6 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def insecure_warning(settings: Settings) -> str | None:
-    """Return what ``federation_insecure`` gives up as it is set, None when it is off."""
-    if not settings.federation_insecure:
-        return None
-    if settings.mutual_tls:
-        return (
-            "federation_insecure is on: peers are called at any address, and over http they are "
-            "not identified and nothing is encrypted; unset STIGMEM_FEDERATION_INSECURE"
-        )
-    return (
-        "federation_insecure is on: peers are not identified and over http nothing is encrypted; "
-        "unset STIGMEM_FEDERATION_INSECURE and set STIGMEM_TLS_CERT_PATH, STIGMEM_TLS_KEY_PATH "
-        "and STIGMEM_TLS_CA_BUNDLE"
-    )
 
 
 def failure(error: ReplicatorError) -> str:

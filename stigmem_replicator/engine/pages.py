@@ -23,7 +23,7 @@ from stigmem_replicator.replication.plan import (
     plan_batch,
 )
 from stigmem_replicator.replication.session import Progress
-from stigmem_replicator.store import reads, records
+from stigmem_replicator.store import events, reads
 from stigmem_replicator.store.apply import BatchWrite, Committed, NotWritten
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.fallen import Fallen
@@ -79,6 +79,11 @@ class PageWriter:
         self._still_held = still_held
         self._trim = False
         self._repeats = Repeats()
+
+    @property
+    def row(self) -> CursorRow | None:
+        """The node's cursor row as this writer last read or wrote it."""
+        return self._row
 
     async def write(
         self, entries: Sequence[object], inspected: Inspected, progress: Progress
@@ -170,10 +175,10 @@ class PageWriter:
         cursor = row.cursor if row is not None else None
         detail = {"before": before.cursor if before else None, "after": cursor}
         await self._around.writer.run(
-            records.note,
+            events.note,
             self._peer.node_id,
-            records.CURSOR_MOVED,
-            records.REPLICATOR,
+            events.CURSOR_MOVED,
+            events.REPLICATOR,
             detail,
             self._around.clock,
         )

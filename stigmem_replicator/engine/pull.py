@@ -2,7 +2,7 @@
 
 A pull waits for three things, each up to its patience: for another process to let go of the
 peer, for the time before which the peer asked not to be asked, and between attempts after a
-transient failure.
+transient failure.  A running daemon lets go when it sees who wants the peer.
 """
 
 from __future__ import annotations
@@ -14,39 +14,32 @@ from typing import Final
 
 import anyio
 
-from stigmem_replicator.clock import Clock
-from stigmem_replicator.engine.fetching import FactSource
-from stigmem_replicator.engine.judging import Judge
-from stigmem_replicator.engine.manifests import SenderKeys
-from stigmem_replicator.engine.pages import DryRun, PageWriter
+from stigmem_replicator.engine.pacing import paces_of
 from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.surroundings import Surroundings
-from stigmem_replicator.engine.worker import Worker
 from stigmem_replicator.errors import (
-    PeerBlockedError,
     PeerHeldError,
-    PeerRefusedError,
     Reason,
     ReplicatorError,
     TransientPeerError,
 )
-from stigmem_replicator.replication.pacing import Backoff
-from stigmem_replicator.replication.session import CaughtUp, PagingLimits, Session, Stopped
-from stigmem_replicator.settings import Settings
-from stigmem_replicator.store import reads, records
+from stigmem_replicator.replication import states
+from stigmem_replicator.replication.session import CaughtUp
+from stigmem_replicator.replication.states import Standing
+from stigmem_replicator.store import hlc_clock, reads, records, standings
 from stigmem_replicator.store.engine import reading
-from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import PeerRow, StoredPosition
-from stigmem_replicator.store.records import Ending, Holder, Observed, PeerState
-from stigmem_replicator.transport.client import Limits, PeerClient, Seen
-from stigmem_replicator.transport.network import Destination
+from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.store.standings import Holder, Note, Turn
 
 RETRIES: Final = 2
 """Attempts after a transient failure before a pull by hand gives up."""
 
 LOCK_LOOK_SECONDS: Final = 0.2
+WANTED_AGAIN_SECONDS: Final = 1.0
+"""How often the wish for a peer is repeated: whoever took the peer meanwhile has not seen it."""
+
 LETTING_GO_SECONDS: Final = 10.0
-FUTURE_CURSOR_MS: Final = 300_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +67,16 @@ class Pull:
         on_page: Callable[[PullReport], None],
         tell: Callable[[str], None],
     ) -> None:
-        around = replace(around, settings=around.settings.for_peer(peer.node_id))
         self._peer = peer
         self._wishes = wishes
-        self._around = around
+        self._around = replace(around, settings=around.settings.for_peer(peer.node_id))
         self._report = report
-        self._on_page = on_page
         self._tell = tell
-        self._keys = (
-            SenderKeys(peer, around, read_only=wishes.dry_run) if around.envelope.signed else None
-        )
+        self._watcher = Watcher(on_page, tell)
+        self._paces = paces_of(self._around.settings)
         self._number = 0
-        self._seen = Seen()
-        # What the peer could bear last; None before the first page.
-        self._page_size: int | None = None
+        self._standing = Standing()
+        self._attempted_ms: int | None = None
 
     async def run(self) -> None:
         """Pull until the peer has no more, or as many pages as were wished.
@@ -97,40 +86,63 @@ class Pull:
         """
         if self._wishes.dry_run:
             await self._wait_until_welcome()
-            await self._attempts(commit_number=0)
+            async with self._stream() as stream:
+                await self._passes(stream)
             return
-        async with self._peer_held() as commit_number:
-            await self._pull_noting_end(commit_number)
+        async with self._peer_held():
+            await self._wait_until_welcome()
+            async with self._stream() as stream:
+                await self._pull_noting_end(stream)
 
-    async def _pull_noting_end(self, commit_number: int) -> None:
-        await self._wait_until_welcome()
+    def _stream(self) -> FactStream:
+        return FactStream(
+            self._peer,
+            self._around,
+            self._report,
+            self._watcher,
+            still_held=lambda: self._around.locks.holds(self._number),
+            backfill=self._wishes.backfill,
+            read_only=self._wishes.dry_run,
+        )
+
+    async def _pull_noting_end(self, stream: FactStream) -> None:
+        clock = self._around.clock
+        began = clock.monotonic()
+        self._attempted_ms = clock.now_ms()
         try:
-            end = await self._attempts(commit_number=commit_number)
+            end = await self._passes(stream)
         except ReplicatorError as error:
-            ending = ending_of(error, self._around.clock)
             if error.reason is Reason.SAN_MISMATCH:
                 await self._audit_mismatch()
-            if ending is not None:
-                await self._note(ending)
+            if states.is_peers_doing(error):
+                await self._note_failure(stream, error)
             raise
-        state = PeerState.IDLE if isinstance(end, CaughtUp) else PeerState.CATCHING_UP
-        await self._note(Ending(state, caught_up_ms=self._report.caught_up_ms))
+        if end:
+            self._standing = states.caught_up(self._standing, clock.now_ms(), 0.0)
+        else:
+            self._standing = states.more(self._standing, clock.now_ms())
+        await self._note(stream, seconds=clock.monotonic() - began)
 
-    async def _note_wait(self, error: TransientPeerError) -> None:
-        """Note what the peer asked for before waiting: it holds for whoever comes after us."""
-        ending = ending_of(error, self._around.clock)
-        if ending is not None and not self._wishes.dry_run:
-            await self._note(ending)
+    async def _note_failure(self, stream: FactStream, error: ReplicatorError) -> None:
+        chance = self._around.random.uniform(0.0, 1.0)
+        now_ms = self._around.clock.now_ms()
+        self._standing = states.failed(self._standing, error, now_ms, self._paces, chance)
+        await self._note(stream)
 
-    async def _note(self, ending: Ending) -> None:
-        seen = self._seen
-        observed = Observed(seen.certificate_not_after_ms, seen.upstream_lag_ms, seen.lag_at_ms)
-        await self._around.writer.run(
-            records.ended,
+    async def _note(self, stream: FactStream, *, seconds: float | None = None) -> None:
+        report = self._report
+        admitted = report.counts.admitted
+        turn = Turn(admitted, round(seconds * 1000)) if seconds and admitted else None
+        note = Note(
             self._peer.node_id,
-            replace(ending, observed=observed),
-            self._around.clock,
+            # Nobody comes back by himself: when the peer is asked next is not known here.
+            replace(self._standing, next_attempt_ms=None),
+            attempted_ms=self._attempted_ms,
+            caught_up_ms=report.caught_up_ms,
+            observed=stream.seen,
+            turn=turn,
         )
+        await self._around.writer.run(standings.write, [note], self._around.clock)
 
     async def _audit_mismatch(self) -> None:
         await self._around.writer.run(
@@ -138,33 +150,41 @@ class Pull:
         )
 
     @asynccontextmanager
-    async def _peer_held(self) -> AsyncIterator[int]:
-        """Work on the peer alone; yields its commit number."""
+    async def _peer_held(self) -> AsyncIterator[None]:
+        """Work on the peer alone."""
         around, node_id = self._around, self._peer.node_id
-        await around.writer.run(records.enlist, node_id, around.clock)
-        self._number = number = await around.writer.run(records.peer_number, node_id)
+        numbers = await around.writer.run(standings.enlist_all, [node_id], around.clock)
+        self._number = number = numbers[node_id]
         await self._lock(number)
         try:
-            await around.writer.run(records.seed_clock)
-            yield await around.writer.run(records.take, node_id, around.process)
+            await around.writer.run(hlc_clock.seed)
+            process = replace(around.process, since_ms=around.clock.now_ms())
+            taken = await around.writer.run(standings.take, [node_id], process)
+            self._standing = states.taken(
+                taken[node_id].standing,
+                process.since_ms,
+                float(around.settings.retry_after_cap_s),
+            )
+            yield
         finally:
             with anyio.move_on_after(LETTING_GO_SECONDS, shield=True):
                 try:
                     # A name left behind decides nothing: how the pull ended is told instead.
                     with suppress(ReplicatorError):
-                        await around.writer.run(records.let_go, node_id)
+                        await around.writer.run(standings.let_go, [node_id], {}, around.clock)
                 finally:
                     with suppress(ReplicatorError):
                         await around.writer.call(around.locks.free, number)
 
     async def _lock(self, number: int) -> None:
         around, patience = self._around, self._wishes.patience_s
-        until = around.clock.monotonic() + patience
-        told = False
+        now = around.clock.monotonic()
+        until, ask_at, told = now + patience, now, False
         while not await around.writer.call(around.locks.take, number):
             holder = await around.threads.look_up(self._holder)
             name = str(holder) if holder else "another process"
-            if around.clock.monotonic() >= until:
+            now = around.clock.monotonic()
+            if now >= until:
                 raise PeerHeldError(
                     Reason.PEER_HELD,
                     f"{name} works on peer {self._peer.node_id} and did not let go "
@@ -174,14 +194,16 @@ class Pull:
             if not told:
                 self._tell(f"waiting for {name} to let go of the peer")
                 told = True
+            if now >= ask_at:
+                await around.writer.run(
+                    standings.want, self._peer.node_id, around.process, around.clock
+                )
+                ask_at = now + WANTED_AGAIN_SECONDS
             await around.sleep(LOCK_LOOK_SECONDS)
-
-    def _holds_peer(self) -> bool:
-        return self._around.locks.holds(self._number)
 
     def _holder(self) -> Holder | None:
         with reading(self._around.database) as connection:
-            return records.holder(connection, self._peer.node_id)
+            return standings.holder(connection, self._peer.node_id)
 
     async def _wait_until_welcome(self) -> None:
         not_before = await self._around.threads.look_up(self._not_before_ms)
@@ -202,32 +224,24 @@ class Pull:
         with reading(self._around.database) as connection:
             if not reads.has_own_tables(connection):
                 return None
-            return records.not_before_ms(connection, self._peer.node_id)
+            return standings.standing(connection, self._peer.node_id).not_before_ms
 
-    async def _attempts(self, *, commit_number: int) -> CaughtUp | Stopped:
-        around, peer = self._around, self._peer
-        there = Destination(peer.node_url, peer.node_id, around.settings.allowed_networks)
-        async with PeerClient(there, around.network, client_limits(around.settings)) as client:
-            try:
-                return await self._passes(client, commit_number)
-            finally:
-                self._seen = client.seen
-                self._report.upstream_lag_ms = client.seen.upstream_lag_ms
+    async def _passes(self, stream: FactStream) -> bool:
+        """Make a pass; after a transient failure, another, as patience allows.
 
-    async def _passes(self, client: PeerClient, commit_number: int) -> CaughtUp | Stopped:
-        """Make a pass; after a transient failure, another, as patience allows."""
-        settings, around = self._around.settings, self._around
-        backoff = Backoff(settings.backoff_base_s, settings.backoff_factor, settings.backoff_cap_s)
+        Returns whether the peer has no more.
+        """
+        around, wished = self._around, self._wishes.max_pages
         failures = 0
         while True:
             before = self._report.pages
             try:
-                return await self._pass(client, commit_number)
+                left = None if wished is None else max(wished - self._report.pages, 1)
+                return isinstance(await stream.read(max_pages=left), CaughtUp)
             except TransientPeerError as error:
                 failures = 1 if self._report.pages > before else failures + 1
-                wait = max(
-                    error.retry_after_s, backoff.wait_s(failures, around.random.uniform(0.0, 1.0))
-                )
+                chance = around.random.uniform(0.0, 1.0)
+                wait = max(error.retry_after_s, self._paces.transient.wait_s(failures, chance))
                 if wait > self._wishes.patience_s:
                     if error.retry_after_s:
                         error.hint = _wait_hint(error.retry_after_s)
@@ -235,111 +249,10 @@ class Pull:
                 if failures > RETRIES:
                     raise
                 self._tell(f"{error.message}; trying again in {wait:.1f} s")
-                if error.retry_after_s:
-                    self._seen = client.seen
-                    await self._note_wait(error)
+                if error.retry_after_s and not self._wishes.dry_run:
+                    # What the peer asked for holds for whoever comes after us.
+                    await self._note_failure(stream, error)
             await around.sleep(wait)
-            if not self._wishes.dry_run:
-                commit_number = await around.writer.run(
-                    records.take, self._peer.node_id, around.process
-                )
-
-    async def _pass(self, client: PeerClient, commit_number: int) -> CaughtUp | Stopped:
-        around, peer = self._around, self._peer
-        stored = await around.threads.look_up(self._stored)
-        await self._note_changes(stored)
-        if not self._report.pages:
-            self._report.cursor_before = self._report.cursor = stored.position.frontier
-        judge = Judge(peer, FACTS, around, self._keys, backfill=self._wishes.backfill)
-        writer = (
-            DryRun(self._report.tally)
-            if self._wishes.dry_run
-            else PageWriter(
-                peer,
-                FACTS,
-                around,
-                judge,
-                tally=self._report.tally,
-                row=stored.row,
-                commit_number=commit_number,
-                still_held=self._holds_peer,
-            )
-        )
-        session = Session(stored.position, self._paging(), limit=self._page_size)
-        source = FactSource(client, peer, around)
-        worker = Worker(session, source, judge, writer, self._report, self._on_page, self._tell)
-        try:
-            return await worker.run()
-        finally:
-            self._page_size = session.limit
-
-    def _paging(self) -> PagingLimits:
-        settings, wished = self._around.settings, self._wishes.max_pages
-        skew_ms = settings.hlc_max_future_skew_s * 1000
-        return PagingLimits(
-            page_size=settings.page_size,
-            overlap_ms=round(settings.overlap_s * 1000),
-            future_bound_ms=min(skew_ms or FUTURE_CURSOR_MS, FUTURE_CURSOR_MS),
-            max_pages=None if wished is None else max(wished - self._report.pages, 1),
-        )
-
-    def _stored(self) -> StoredPosition:
-        with reading(self._around.database) as connection:
-            return reads.stored_position(connection, self._peer, FACTS)
-
-    async def _note_changes(self, stored: StoredPosition) -> None:
-        """Say what happened to the cursor while this replicator did not look."""
-        frontier = stored.position.frontier
-        if stored.first_contact and frontier is not None:
-            event = records.FIRST_CONTACT
-            self._tell(
-                f"going on from the node's own cursor {frontier}; what was committed late before "
-                "it is only found by `cursor reset`, which reads everything once more"
-            )
-        elif not stored.first_contact and stored.own_frontier != frontier:
-            event = records.CURSOR_MOVED
-            self._tell(f"the cursor was changed by somebody else, to {frontier or 'the beginning'}")
-        else:
-            return
-        if not self._wishes.dry_run:
-            detail = {"before": stored.own_frontier, "after": frontier}
-            await self._around.writer.run(
-                records.note,
-                self._peer.node_id,
-                event,
-                records.REPLICATOR,
-                detail,
-                self._around.clock,
-            )
-
-
-def client_limits(settings: Settings) -> Limits:
-    """Return the bounds of one request for a page."""
-    return Limits(
-        connect_s=settings.connect_timeout_s,
-        read_s=settings.read_timeout_s,
-        answer_s=settings.page_timeout_s,
-        body_bytes=settings.page_bytes_max,
-        retry_after_cap_s=float(settings.retry_after_cap_s),
-        requests_per_s=settings.peer_requests_per_s,
-        bytes_per_s=float(settings.peer_bytes_per_s),
-    )
-
-
-def ending_of(error: ReplicatorError, clock: Clock) -> Ending | None:
-    """Return what a failure makes of the peer; None when it is not the peer's doing."""
-    if isinstance(error, TransientPeerError):
-        state = PeerState.THROTTLED if error.reason is Reason.THROTTLED else PeerState.BACKING_OFF
-        not_before = clock.now_ms() + round(error.retry_after_s * 1000)
-        return Ending(
-            state,
-            error.reason.value,
-            error.message,
-            not_before_ms=not_before if error.retry_after_s else None,
-        )
-    if isinstance(error, PeerRefusedError | PeerBlockedError):
-        return Ending(PeerState.BLOCKED, error.reason.value, error.message)
-    return None
 
 
 def _wait_hint(wait: float) -> str:

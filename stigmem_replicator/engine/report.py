@@ -11,8 +11,9 @@ from stigmem_replicator.replication.plan import Counts
 class PullReport:
     """Running totals of one peer's pull.
 
-    ``caught_up_ms`` is when the answer was asked for that said there is no more, None while
-    there is.  ``moved_elsewhere`` counts changes of the cursor row by somebody else.
+    ``caught_up_ms`` is when the last answer was asked for that said there is no more, None while
+    there was none; ``more`` is whether the last page said that there is.
+    ``moved_elsewhere`` counts changes of the cursor row by somebody else.
     ``upstream_lag_ms`` is how far the peer last said to be behind its own origins.
     """
 
@@ -21,6 +22,7 @@ class PullReport:
     pages: int = 0
     counts: Counts = field(default_factory=Counts)
     caught_up_ms: int | None = None
+    more: bool = False
     moved_elsewhere: int = 0
     upstream_lag_ms: int | None = None
 

@@ -13,7 +13,7 @@ from stigmem_replicator.protocol.envelope import ENVELOPES, Envelope
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.locks import PeerLocks
-from stigmem_replicator.store.records import Holder
+from stigmem_replicator.store.standings import Holder
 from stigmem_replicator.transport.network import Network
 
 

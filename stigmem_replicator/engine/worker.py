@@ -23,6 +23,7 @@ from stigmem_replicator.errors import (
     Reason,
     ReplicatorError,
     TransientPeerError,
+    first_of,
 )
 from stigmem_replicator.replication.session import (
     Action,
@@ -32,8 +33,14 @@ from stigmem_replicator.replication.session import (
     Fetch,
     Progress,
     Session,
+    State,
     Stopped,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Yielded:
+    """As many pages as a turn may have are committed; the pass goes on in the next turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class _Judged:
 
 
 class Worker:
-    """One pass over one peer's facts.
+    """One turn of a pass over one peer's facts: all of it, or ``quantum`` pages.
 
     ``on_page`` is called after each committed page, ``tell`` with a plain sentence when a page
     is asked for in a smaller size.  The report grows as pages are committed,
@@ -66,6 +73,8 @@ class Worker:
         report: PullReport,
         on_page: Callable[[PullReport], None],
         tell: Callable[[str], None],
+        *,
+        quantum: int | None = None,
     ) -> None:
         self._session = session
         self._source = source
@@ -74,6 +83,8 @@ class Worker:
         self._report = report
         self._on_page = on_page
         self._tell = tell
+        self._quantum = quantum
+        self._answers = 0
         self._committed = anyio.Event()
         # Raised when the cursor row was changed by somebody else: pages before it are dropped.
         self._epoch = 0
@@ -81,11 +92,11 @@ class Worker:
         # Cancelled when a page cannot be judged: then what came before it is still written.
         self._fetching = anyio.CancelScope()
 
-    async def run(self) -> CaughtUp | Stopped:
-        """Read to the end, or to the last page allowed; raises the first failure."""
+    async def run(self) -> CaughtUp | Stopped | Yielded:
+        """Read to the end, to the last page allowed, or for a turn; raises the first failure."""
         answered_in, answered_out = anyio.create_memory_object_stream[_Answered](1)
         judged_in, judged_out = anyio.create_memory_object_stream[_Judged](1)
-        end: CaughtUp | Stopped | None = None
+        end: CaughtUp | Stopped | Yielded | None = None
         # Raised after the group is done with: what is raised inside `except*` is grouped again.
         failure: ReplicatorError | None = None
         try:
@@ -95,7 +106,7 @@ class Worker:
                 with self._fetching:
                     end = await self._fetch_pages(answered_in)
         except* ReplicatorError as group:
-            failure = _first(group)
+            failure = first_of(group)
         failure = failure or self._failure
         if failure is not None:
             raise failure
@@ -104,32 +115,42 @@ class Worker:
 
     async def _fetch_pages(
         self, answered: MemoryObjectSendStream[_Answered]
-    ) -> CaughtUp | Stopped | None:
+    ) -> CaughtUp | Stopped | Yielded | None:
         async with answered:
-            action = self._session.next_action()
+            action: Action | None = None
             while True:
+                if action is None:
+                    if self._turn_is_over():
+                        return Yielded()
+                    action = self._session.next_action()
                 match action:
                     case Fetch():
                         action = await self._fetch(action, answered)
                     case AwaitCommit():
                         await self._committed.wait()
-                        action = self._session.next_action()
+                        action = None
                     case CaughtUp() | Stopped():
                         return action
                     case Failed():
                         # What was answered before is still judged and written.
                         return None
 
-    async def _fetch(self, fetch: Fetch, answered: MemoryObjectSendStream[_Answered]) -> Action:
+    def _turn_is_over(self) -> bool:
+        spent = self._quantum is not None and self._answers >= self._quantum
+        # Only between two pages: a pass that is complete has an end of its own.
+        return spent and self._session.state is State.READY
+
+    async def _fetch(
+        self, fetch: Fetch, answered: MemoryObjectSendStream[_Answered]
+    ) -> Action | None:
+        """Ask for a page and hand it on; returns what follows, None where the session says it."""
         epoch = self._epoch
         try:
             fetched = await self._source.page(fetch)
         except ReplicatorError as error:
-            if epoch != self._epoch:
-                return self._session.next_action()
-            return self._after_failure(error, fetch)
+            return None if epoch != self._epoch else self._after_failure(error, fetch)
         if epoch != self._epoch:
-            return self._session.next_action()
+            return None
         progress = self._session.on_response(fetched.answer)
         if isinstance(progress, Failed):
             self._failure = TransientPeerError(
@@ -138,12 +159,13 @@ class Worker:
                 hint="the page is asked for again; if this lasts, tell the peer's operator",
             )
             return progress
+        self._answers += 1
         try:
             await answered.send(_Answered(fetched, progress, epoch))
         except anyio.BrokenResourceError:
             # Nobody judges any more: the pass has failed further on.
             return self._session.on_failure(Reason.MALFORMED_PAGE)
-        return self._session.next_action()
+        return None
 
     def _after_failure(self, error: ReplicatorError, fetch: Fetch) -> Action:
         action = self._session.on_failure(error.reason)
@@ -201,17 +223,10 @@ class Worker:
             self._session.on_committed(progress)
             self._report.pages += 1
             self._report.cursor = progress.after.frontier
+            self._report.more = progress.has_more
             if not progress.has_more:
                 self._report.caught_up_ms = item.answered.fetched.answer.sent_at_ms
         # Whoever waits for a commit looks at the session again, whatever became of the page.
         self._committed.set()
         self._committed = anyio.Event()
         self._on_page(self._report)
-
-
-def _first(group: BaseExceptionGroup[ReplicatorError]) -> ReplicatorError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ReplicatorError)  # noqa: S101 - the group was filtered
-    return error

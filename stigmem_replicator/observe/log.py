@@ -7,9 +7,12 @@ speak to a terminal or fill a disk.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -33,8 +36,33 @@ def configure(level: str, *, terminal: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _LastingStream(sys.stderr))),
     )
+
+
+class _LastingStream(io.TextIOBase):
+    """A stream that outlives its reader and a full disk: a line that cannot be written is lost.
+
+    It writes past the stream's buffer, so that nothing is left in there to fail at the end.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        try:
+            self._descriptor: int | None = stream.fileno()
+        except OSError:
+            self._descriptor = None
+
+    def write(self, text: str, /) -> int:
+        """Write a text, or lose what of it cannot be written."""
+        with suppress(OSError):
+            if self._descriptor is None:
+                return self._stream.write(text)
+            rest = memoryview(text.encode(errors="backslashreplace"))
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        return len(text)
 
 
 def _clean_traceback(

@@ -41,6 +41,14 @@ class Backoff:
         return max(WAIT_MIN_S, min(self.cap_s, self.base_s * self.factor**exponent) * chance)
 
 
+def poll_wait_s(interval_s: float, chance: float) -> float:
+    """Return the wait until the next poll: the interval, a fifth more or less.
+
+    So many peers of one interval do not stay in step; ``chance`` is between 0 and 1.
+    """
+    return interval_s * (0.8 + 0.4 * chance)
+
+
 def retry_after_s(header: str | None, date_ms: int | None, now_ms: int, cap_s: float) -> float:
     """Read a Retry-After header (RFC 9110 section 10.2.3) as seconds from now, at most ``cap_s``.
 

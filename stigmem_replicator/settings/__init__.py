@@ -11,17 +11,25 @@ from stigmem_replicator.settings.effective import (
     Described,
     Settings,
 )
+from stigmem_replicator.settings.listening import Listen
 from stigmem_replicator.settings.loading import Places, Review, load, review
-from stigmem_replicator.settings.safekeeping import warnings_about_keys
+from stigmem_replicator.settings.safekeeping import (
+    insecure_warning,
+    listening_warning,
+    warnings_about_keys,
+)
 
 __all__ = [
     "DEFAULT_ORIGIN",
     "DEFINITIONS",
     "PER_PEER",
     "Described",
+    "Listen",
     "Places",
     "Review",
     "Settings",
+    "insecure_warning",
+    "listening_warning",
     "load",
     "review",
     "warnings_about_keys",

@@ -25,6 +25,8 @@ def together(settings: Settings) -> Iterator[LocalError]:
     for smaller, greater in (
         ("write_share_busy", "write_share_idle"),
         ("backoff_base_s", "backoff_cap_s"),
+        ("backoff_throttled_base_s", "backoff_throttled_cap_s"),
+        ("backoff_protocol_base_s", "backoff_protocol_cap_s"),
     ):
         low, high = getattr(settings, smaller), getattr(settings, greater)
         if low > high:

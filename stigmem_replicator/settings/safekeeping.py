@@ -1,4 +1,4 @@
-"""Whether the files that hold keys are kept from others, and the command that mends it.
+"""What makes keys or peers less safe than they should be, and the command that mends it.
 
 The rule is PostgreSQL's for its own key: a file of root's may be read by its group as well, any
 other by its owner alone.  Breaking it is worth a warning and stops nothing.
@@ -90,3 +90,31 @@ def _files_with_keys(settings: Settings) -> Iterator[tuple[Path, bool]]:
     in_database = not settings.federation_privkey and settings.federation_privkey_file is None
     if in_database and settings.backend == "sqlite":
         yield Path(settings.location), True
+
+
+def insecure_warning(settings: Settings) -> str | None:
+    """Return what ``federation_insecure`` gives up as it is set, None when it is off."""
+    if not settings.federation_insecure:
+        return None
+    if settings.mutual_tls:
+        return (
+            "federation_insecure is on: peers are called at any address, and over http they are "
+            "not identified and nothing is encrypted; unset STIGMEM_FEDERATION_INSECURE"
+        )
+    return (
+        "federation_insecure is on: peers are not identified and over http nothing is encrypted; "
+        "unset STIGMEM_FEDERATION_INSECURE and set STIGMEM_TLS_CERT_PATH, STIGMEM_TLS_KEY_PATH "
+        "and STIGMEM_TLS_CA_BUNDLE"
+    )
+
+
+def listening_warning(settings: Settings) -> str | None:
+    """Return who else can see the daemon's page and metrics, None when nobody can."""
+    listen = settings.http_listen
+    if listen is None or listen.is_loopback:
+        return None
+    return (
+        f"http_listen is {listen} (from {settings.origin('http_listen')}): whoever reaches that "
+        "address can read the names, addresses and states of all peers, without a password and "
+        "without encryption; set it to 127.0.0.1:9765 unless a firewall or a proxy keeps others out"
+    )

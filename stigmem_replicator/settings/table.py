@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stigmem_replicator.settings.listening import Listen, ListenAddress
 from stigmem_replicator.settings.transport_values import KeyFile, Network, Networks, Rate
 from stigmem_replicator.settings.values import (
     Address,
@@ -242,6 +243,20 @@ class Table:
         per_peer=True,
     )
 
+    # when peers are asked, and how many at a time
+    poll_interval_s: float = option(
+        30.0,
+        Number(0.1, 86_400),
+        "seconds between two looks at a peer that has no more, a fifth more or less",
+        per_peer=True,
+    )
+    peers_at_once: int = option(
+        64, Whole(1, 10_000), "peers that are asked or whose pages are in work at a time"
+    )
+    quantum_pages: int = option(
+        20, Whole(1, 1_000_000), "pages after which a peer lets others have its place"
+    )
+
     # what is asked of a peer, and how long we wait for it
     page_size: int = option(500, Whole(1, 500), "entries asked for at a time", per_peer=True)
     page_bytes_max: int = option(
@@ -280,6 +295,21 @@ class Table:
     backoff_base_s: float = option(1.0, Number(0.1, 3600), "wait after a first failure, in seconds")
     backoff_factor: float = option(2.0, Number(1.0, 10), "growth of the wait with each failure")
     backoff_cap_s: float = option(300.0, Number(0.1, 86_400), "longest such wait, in seconds")
+    backoff_throttled_base_s: float = option(
+        1.0, Number(0.1, 3600), "the first wait where a peer asks to wait and does not say how long"
+    )
+    backoff_throttled_cap_s: float = option(
+        300.0, Number(0.1, 86_400), "longest such wait, in seconds"
+    )
+    backoff_protocol_base_s: float = option(
+        1.0, Number(0.1, 3600), "wait after a first page that was no good, in seconds"
+    )
+    backoff_protocol_cap_s: float = option(
+        300.0, Number(0.1, 86_400), "longest such wait, in seconds"
+    )
+    blocked_retry_s: float = option(
+        300.0, Number(0.1, 86_400), "longest wait before a blocked peer is tried again, in seconds"
+    )
     retry_after_cap_s: int = option(
         3600, Whole(1, 86_400), "longest wait that a peer may ask for, in seconds"
     )
@@ -316,4 +346,9 @@ class Table:
         Choice("debug", "info", "warning", "error", "critical"),
         "least severity that is logged",
         node="STIGMEM_LOG_LEVEL",
+    )
+    http_listen: Listen | None = option(
+        Listen("127.0.0.1", 9765),
+        ListenAddress(),
+        "where the daemon serves its metrics and its status page",
     )

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, UnknownPeerError
+from stigmem_replicator.errors import PeerHeldError, Reason, UnknownPeerError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.plan import Batch, FactRow, Row
 from stigmem_replicator.replication.session import Progress
-from stigmem_replicator.store import positions, reads
+from stigmem_replicator.store import hlc_clock, positions, reads
 from stigmem_replicator.store.engine import Database, local_errors
 from stigmem_replicator.store.fallen import Fallen
 from stigmem_replicator.store.node_models import (
@@ -31,7 +31,7 @@ from stigmem_replicator.store.node_models import (
     NodeBase,
     Peer,
 )
-from stigmem_replicator.store.own_models import DeadLetter, HlcClock, PeerStatus
+from stigmem_replicator.store.own_models import DeadLetter, PeerStatus
 from stigmem_replicator.store.reads import CursorRow, PeerRow
 from stigmem_replicator.store.siblings import sibling_counts
 from stigmem_replicator.store.sql import insert_many, insert_or, place_in_table
@@ -232,14 +232,7 @@ def _insert(connection: Connection, model: type[NodeBase], rows: Sequence[Row]) 
 
 
 def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> list[Row]:
-    stand = connection.execute(select(HlcClock.wall_ms, HlcClock.counter)).first()
-    if stand is None:
-        raise LocalError(
-            Reason.OWN_SCHEMA_OUTDATED,
-            "the replicator's tables were removed while it was at work",
-            hint="run the command again",
-        )
-    state = hlc.HlcState(stand.wall_ms, stand.counter)
+    state = hlc_clock.read(connection)
     stamped = []
     for row in rows:
         if row.remote_hlc is None:
@@ -248,7 +241,7 @@ def _stamped(connection: Connection, rows: Sequence[FactRow], now_ms: int) -> li
             remote = hlc.HlcState(*hlc.parse(row.remote_hlc))
             state = hlc.receive(state, remote, now_ms)
         stamped.append({**row.values, "hlc": state.text})
-    connection.execute(update(HlcClock).values(wall_ms=state.wall_ms, counter=state.counter))
+    hlc_clock.write(connection, state)
     return stamped
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 
 from stigmem_replicator.clock import Clock
 from stigmem_replicator.replication.positions import Checkpoint, lowest
-from stigmem_replicator.store import positions, reads, records
+from stigmem_replicator.store import events, positions, reads, records
 from stigmem_replicator.store.node_models import Peer, ReplicationCursor
 from stigmem_replicator.store.own_models import FACTS, Event
 from stigmem_replicator.store.reads import INBOUND, PeerRow
@@ -25,11 +25,11 @@ DIRECTIONS: Final = frozenset({INBOUND, "outbound"})
 """What the node's table admits as a direction."""
 
 _CURSOR_EVENTS: Final = (
-    records.CURSOR_RESET,
-    records.CURSOR_SET,
-    records.CURSOR_IMPORTED,
-    records.CURSOR_MOVED,
-    records.FIRST_CONTACT,
+    events.CURSOR_RESET,
+    events.CURSOR_SET,
+    events.CURSOR_IMPORTED,
+    events.CURSOR_MOVED,
+    events.FIRST_CONTACT,
 )
 
 
@@ -182,10 +182,10 @@ def _restore_one(
         before = _cursor(connection, peer.id, statement.direction)
         positions.write_cursor_row(connection, peer, cursor, clock, statement.direction)
         detail = {"direction": statement.direction, "before": before, "after": cursor}
-        records.note(connection, peer.node_id, records.CURSOR_IMPORTED, actor, detail, clock)
+        events.note(connection, peer.node_id, events.CURSOR_IMPORTED, actor, detail, clock)
         return
     records.reset_cursor(
-        connection, peer, FACTS, cursor, actor, clock, event=records.CURSOR_IMPORTED
+        connection, peer, FACTS, cursor, actor, clock, event=events.CURSOR_IMPORTED
     )
     if statement.state is not None:
         stored = reads.stored_position(connection, peer, FACTS).position
@@ -239,8 +239,6 @@ def given_positions(connection: Connection, peer: PeerRow) -> frozenset[str]:
     now = {checkpoint.position for checkpoint in position.checkpoints}
     now |= {text for text in (position.frontier, position.settled) if text is not None}
     changes = [item for item in history(connection, peer.node_id) if item.direction == INBOUND]
-    stated = {
-        item.after for item in changes if item.forced or item.event == records.CURSOR_IMPORTED
-    }
+    stated = {item.after for item in changes if item.forced or item.event == events.CURSOR_IMPORTED}
     before = {item.before for item in changes if item.before is not None}
     return frozenset(now | (before - stated))

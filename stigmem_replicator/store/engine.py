@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store import schema as node_schema
 from stigmem_replicator.store.fallen import Refusal
+from stigmem_replicator.store.guard import FileGuard, Files
 from stigmem_replicator.store.postgres import PostgresSchema
 from stigmem_replicator.store.schema import NodeSchema
 from stigmem_replicator.store.sqlite import SqliteFile
@@ -85,27 +86,41 @@ class Database:
         """The SQLite file; None when the database is none."""
         return self.backend.path if isinstance(self.backend, SqliteFile) else None
 
+    @property
+    def guard(self) -> FileGuard | None:
+        """What sees that the SQLite file stays the same; None when the database is none."""
+        return self.backend.guard if isinstance(self.backend, SqliteFile) else None
+
     def close(self) -> None:
         """Close all connections."""
         self.read.dispose()
         self.write.dispose()
 
 
-def open_database(location: Path | str, *, timeout_s: float, schema: str = "public") -> Database:
+def open_database(
+    location: Path | str,
+    *,
+    timeout_s: float,
+    schema: str = "public",
+    before: Files | None = None,
+) -> Database:
     """Open a node's database and check that it can be shared.
 
     ``location`` is a path of a SQLite file, or as text what libpq takes to find a PostgreSQL
     database (a URL or ``key=value`` pairs), in which the node's tables stand in ``schema``;
-    ``timeout_s`` is how long a statement waits for a lock.  Raises
+    ``timeout_s`` is how long a statement waits for a lock.  ``before`` are the files that this
+    process had open under the same name.  Raises
     :class:`LocalError` when there is no such database, it is not a node's, or its schema does
     not fit.
     """
     backend: Backend
     if isinstance(location, Path):
-        backend = SqliteFile(location, timeout_s)
+        backend = SqliteFile(location, timeout_s, FileGuard(location))
     else:
         backend = PostgresSchema(location, schema, timeout_s)
     backend.check()
+    if before is not None and isinstance(backend, SqliteFile):
+        backend.guard.refuse_log_of(before)
     read, write = backend.reader(), backend.writer()
     try:
         with _errors_of(backend), read.connect() as connection:

@@ -9,8 +9,9 @@ database that a server keeps: its files are the server's.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, event
 
@@ -20,12 +21,49 @@ MIB: Final = 2**20
 _NOTHING_MORE: Final = "nothing of the page in flight was written"
 
 
+Identity: TypeAlias = tuple[int, int]
+"""What tells a file from another one of its name: device and inode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The database file and its write-ahead log as they were in use; None for what was not."""
+
+    database: Identity | None
+    log: Identity | None
+
+
 class FileGuard:
-    """The database file as it was when it was opened; make it before opening the database."""
+    """The database file as it was when it was opened; make it before opening the database.
+
+    The write-ahead log is known from the first transaction on.  While our connection is open
+    nobody removes it in good order.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._identity = _identity(path)
+        self._log: Identity | None = None
+
+    @property
+    def files(self) -> Files:
+        """The files that are guarded."""
+        return Files(self._identity, self._log)
+
+    def refuse_log_of(self, before: Files) -> None:
+        """Check that a file that took another's place does not stand beside the other's log.
+
+        Opening it would read that log into it.  Raises :class:`LocalError`.
+        """
+        left = before.log is not None and _identity(self._log_path) == before.log
+        if left and self._identity != before.database:
+            raise LocalError(
+                Reason.DATABASE_REPLACED,
+                f"the database {self._path} was replaced by another file, and the log of the "
+                f"file before it still lies beside it: {self._log_path}",
+                hint=f"remove {self._log_path} and {self._path}-shm, which are no part of the new "
+                "file, or put the old file back; stop the node meanwhile",
+            )
 
     def watch(self, engine: Engine, *, writes: bool) -> None:
         """Have ``engine`` open, and where it ``writes`` change, this file only.
@@ -35,9 +73,13 @@ class FileGuard:
 
         def on_connect(_connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
             self.check_identity()
+            if writes:
+                self._log = None
 
         def on_transaction(_connection: Connection) -> None:
             self.check()
+            if self._log is None:
+                self._log = _identity(self._log_path)
 
         # First of all: a first statement would already mend the old file's log into the new one.
         event.listen(engine, "connect", on_connect, insert=True)
@@ -57,7 +99,7 @@ class FileGuard:
             )
 
     def check_identity(self) -> None:
-        """Raise :class:`LocalError` unless the same file is there."""
+        """Raise :class:`LocalError` unless the same file is there, with the same log."""
         found = _identity(self._path)
         if found is None:
             raise LocalError(
@@ -71,6 +113,17 @@ class FileGuard:
                 f"the database {self._path} was replaced by another file while it was in use",
                 hint=f"{_NOTHING_MORE}; run the command again",
             )
+        if self._log is not None and _identity(self._log_path) != self._log:
+            raise LocalError(
+                Reason.DATABASE_REPLACED,
+                f"the log of the database, {self._log_path}, was removed or replaced while it "
+                "was in use",
+                hint=f"{_NOTHING_MORE}; run the command again",
+            )
+
+    @property
+    def _log_path(self) -> Path:
+        return self._path.with_name(f"{self._path.name}-wal")
 
 
 def check_free_space(folder: Path, wanted_mib: int) -> None:
@@ -102,7 +155,7 @@ def disk_full(folder: Path) -> LocalError:
     )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> Identity | None:
     try:
         found = path.stat()
     except OSError:

@@ -1,7 +1,7 @@
-"""Who works on a peer: a lock that dies with its holder.
+"""Who works on a peer, and that a daemon runs: locks that die with their holder.
 
 There is no lease and nothing to renew.  Who holds a lock is written in the table for people to
-read and decides nothing.
+read and decides nothing.  Whether a daemon runs is asked in ``presence``, without a lock.
 
 On SQLite, whose users share a host, it is a byte-range lock of the operating system on a file
 beside the database; the byte is the peer's number.  The kernel frees it when the process ends,
@@ -23,11 +23,14 @@ from typing import Any, Final, Self
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
-from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.errors import LocalError, PeerHeldError, Reason
 from stigmem_replicator.store.engine import Database, local_errors
 from stigmem_replicator.store.postgres import APPLICATION, NO_WRITE, PostgresSchema
 
 SUFFIX: Final = ".replicator-lock"
+
+DAEMON: Final = 2**31 - 1
+"""The number that every running daemon holds, shared with the others; no peer has it."""
 
 _RETAKE_ATTEMPTS: Final = 50
 _RETAKE_SECONDS: Final = 0.1
@@ -39,10 +42,11 @@ _END_SESSION: Final = """
     WHERE pid = %s AND backend_start = %s AND application_name = %s
 """
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s, %s)"
+_TRY_SHARED: Final = "SELECT pg_try_advisory_lock_shared(%s, %s)"
 
 
 class PeerLocks(ABC):
-    """The peers that this process works on; make one per process.
+    """The peers that this process works on, and whether it is a daemon; make one per process.
 
     As a context manager it frees them all at the end.
     """
@@ -76,8 +80,21 @@ class PeerLocks(ABC):
         """Say whether the peer is still ours."""
 
     @abstractmethod
+    def announce(self) -> None:
+        """Let it be seen, until the locks are closed, that a daemon runs; others may run too.
+
+        Raises :class:`LocalError` when locking is not possible, and :class:`PeerHeldError` while
+        another process changes our tables.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        """Free every peer."""
+        """Free every peer, and take back what was announced."""
+
+
+def lock_file(database: Path) -> Path:
+    """Return where the lock file of a SQLite database is: beside the file itself, not a link."""
+    return database.resolve().with_name(database.resolve().name + SUFFIX)
 
 
 def make_locks(database: Database) -> PeerLocks:
@@ -96,7 +113,7 @@ class FileLocks(PeerLocks):
     """
 
     def __init__(self, database: Path) -> None:
-        self._path = database.resolve().with_name(database.resolve().name + SUFFIX)
+        self._path = lock_file(database)
         self._file: int | None = None
         self._held: set[int] = set()
 
@@ -105,20 +122,8 @@ class FileLocks(PeerLocks):
 
         Raises :class:`LocalError` when the lock file cannot be opened.
         """
-        if number in self._held:
+        if number in self._held or not self._locked(number, fcntl.LOCK_EX):
             return False
-        if self._file is None:
-            self._file = self._opened()
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError as error:
-            raise LocalError(
-                Reason.DATABASE_FAILED,
-                f"the lock file {self._path} cannot be locked: {error.strerror}",
-                hint="keep the database on a local disk",
-            ) from error
         self._held.add(number)
         return True
 
@@ -132,12 +137,36 @@ class FileLocks(PeerLocks):
         """Say whether the peer is still ours: what was locked is ours until it is freed."""
         return number in self._held
 
+    def announce(self) -> None:
+        """Let it be seen, until the file is closed, that a daemon runs; others may run too.
+
+        Raises :class:`LocalError` when the lock file cannot be opened, and
+        :class:`PeerHeldError` while another process changes our tables.
+        """
+        if not self._locked(DAEMON, fcntl.LOCK_SH):
+            raise _changing()
+
     def close(self) -> None:
         """Free every peer and close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
         self._held.clear()
+
+    def _locked(self, number: int, kind: int) -> bool:
+        if self._file is None:
+            self._file = self._opened()
+        try:
+            fcntl.lockf(self._file, kind | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            raise LocalError(
+                Reason.DATABASE_FAILED,
+                f"the lock file {self._path} cannot be locked: {error.strerror}",
+                hint="keep the database on a local disk",
+            ) from error
+        return True
 
     def _opened(self) -> int:
         try:
@@ -161,6 +190,7 @@ class SessionLocks(PeerLocks):
         self._database = database
         self._space = backend.lock_space
         self._held: set[int] = set()
+        self._announced = False
         self._session: tuple[int, datetime] | None = None
         event.listen(database.write, "connect", self._on_connect)
 
@@ -184,12 +214,26 @@ class SessionLocks(PeerLocks):
         """Say whether the peer is still ours: not when another process took it meanwhile."""
         return number in self._held
 
+    def announce(self) -> None:
+        """Let it be seen, until the locks are closed, that a daemon runs; others may run too.
+
+        Raises :class:`LocalError` when the database cannot be reached, and
+        :class:`PeerHeldError` while another process changes our tables.
+        """
+        if not self._announced and not self._call("pg_try_advisory_lock_shared", DAEMON):
+            raise _changing()
+        self._announced = True
+
     def close(self) -> None:
-        """Free every peer."""
+        """Free every peer, and take back what was announced."""
         event.remove(self._database.write, "connect", self._on_connect)
         for number in tuple(self._held):
             with suppress(LocalError, DBAPIError):
                 self.free(number)
+        if self._announced:
+            self._announced = False
+            with suppress(LocalError, DBAPIError):
+                self._call("pg_advisory_unlock_shared", DAEMON)
 
     def _call(self, function: str, number: int) -> bool:
         with (
@@ -204,17 +248,33 @@ class SessionLocks(PeerLocks):
     def _on_connect(self, connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
         """Take the locks of the session before, once the server has ended it."""
         before, self._session = self._session, connection.execute(_THIS_SESSION).fetchone()
-        if self._held and before is not None:
+        if (self._held or self._announced) and before is not None:
             connection.execute(_END_SESSION, (*before, APPLICATION))
         for number in tuple(self._held):
-            if not self._retaken(connection, number):
+            if not self._retaken(connection, _TRY_LOCK, number):
                 self._held.discard(number)
+        # Who changes our tables keeps it from us; the next connection announces it again.
+        if self._announced:
+            self._retaken(connection, _TRY_SHARED, DAEMON)
         connection.commit()
 
-    def _retaken(self, connection: Any, number: int) -> bool:  # noqa: ANN401 - the driver's own
+    def _retaken(
+        self,
+        connection: Any,  # noqa: ANN401 - the driver's own
+        try_lock: str,
+        number: int,
+    ) -> bool:
         for _attempt in range(_RETAKE_ATTEMPTS):
-            (granted,) = connection.execute(_TRY_LOCK, (self._space, number)).fetchone()
+            (granted,) = connection.execute(try_lock, (self._space, number)).fetchone()
             if granted:
                 return True
             connection.execute("SELECT pg_sleep(%s)", (_RETAKE_SECONDS,))
         return False
+
+
+def _changing() -> PeerHeldError:
+    return PeerHeldError(
+        Reason.PEER_HELD,
+        "another process changes the replicator's tables",
+        hint="start again once it is done",
+    )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PREFIX: Final = "replicator_"
 VERSION_TABLE: Final = "replicator_alembic_version"
-HEAD_REVISION: Final = "0002"
+HEAD_REVISION: Final = "0003"
 """The revision that this code needs; the migration scripts end at it."""
 
 FACTS: Final = "facts"
@@ -27,7 +27,12 @@ class OwnBase(DeclarativeBase):
 
 
 class PeerStatus(OwnBase):
-    """One peer as we know it: its lock number, state, totals and who works on it."""
+    """One peer as we know it: its lock number, state, totals and who works on it.
+
+    ``wanted_by`` names a process that asks for the peer while another works on it.
+    ``turn_admitted`` facts came in ``turn_ms`` milliseconds, the last time that any came.
+    ``vanished_at_ms`` is when the node's registry was first seen without the peer.
+    """
 
     __tablename__ = "replicator_peers"
 
@@ -54,6 +59,18 @@ class PeerStatus(OwnBase):
     certificate_not_after_ms: Mapped[int | None]
     upstream_lag_ms: Mapped[int | None]
     upstream_lag_at_ms: Mapped[int | None]
+    next_attempt_ms: Mapped[int | None]
+    hint: Mapped[str | None]
+    paused_at_ms: Mapped[int | None]
+    paused_until_ms: Mapped[int | None]
+    resumed_at_ms: Mapped[int | None]
+    paused_by: Mapped[str | None]
+    pause_reason: Mapped[str | None]
+    wanted_by: Mapped[str | None]
+    wanted_at_ms: Mapped[int | None]
+    turn_ms: Mapped[int | None]
+    turn_admitted: Mapped[int | None]
+    vanished_at_ms: Mapped[int | None]
 
 
 class StreamCursor(OwnBase):

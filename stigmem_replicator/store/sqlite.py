@@ -33,10 +33,14 @@ _READERS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
-    """One SQLite file; ``timeout_s`` is how long a statement waits for a lock."""
+    """One SQLite file; ``timeout_s`` is how long a statement waits for a lock.
+
+    ``guard`` sees that it stays the same file.
+    """
 
     path: Path
     timeout_s: float
+    guard: FileGuard
 
     stores_nul: ClassVar[bool] = True
     """Whether a text may hold a NUL."""
@@ -141,7 +145,7 @@ class SqliteFile:
         def on_begin(connection: Connection) -> None:
             connection.exec_driver_sql(begin)
 
-        FileGuard(self.path).watch(engine, writes=begin == _WRITING)
+        self.guard.watch(engine, writes=begin == _WRITING)
         return engine
 
 

@@ -1,7 +1,7 @@
 """Nobody works on any peer: how our own tables are changed under no running process.
 
-Every peer's lock is held while they change.  Locks for work on a peer are in ``locks``; what is
-done to the tables is for ``migrations``.
+Every peer's lock, and that of running daemons, is held while they change.  Locks for work on a
+peer are in ``locks``; what is done to the tables is for ``migrations``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.errors import PeerHeldError, Reason
-from stigmem_replicator.store import records, views
+from stigmem_replicator.store import standings, views
 from stigmem_replicator.store.engine import Database, writing
-from stigmem_replicator.store.locks import FileLocks
+from stigmem_replicator.store.locks import DAEMON, FileLocks
 from stigmem_replicator.store.postgres import PostgresSchema
 
 _TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:space, :number)")
 
 TakePeers = Callable[[], None]
-"""Takes every peer's lock, without waiting.
+"""Takes every peer's lock and the daemons', without waiting.
 
 Raises :class:`PeerHeldError`, which names the peer and who works on it, when one is not free.
 """
@@ -62,10 +62,15 @@ def _take_all(connection: Connection, take: Callable[[int], bool]) -> None:
                 f"{_holder(connection, node_id)} works on peer {node_id}",
                 hint="wait for it to end; nothing was changed",
             )
+    # Of a daemon whose peers are all paused or with others nobody else would know.
+    if not take(DAEMON):
+        raise PeerHeldError(
+            Reason.PEER_HELD, "a daemon runs", hint="stop it first; nothing was changed"
+        )
 
 
 def _holder(connection: Connection, node_id: str) -> str:
     # The name is for people only, and of tables to be dropped a column may be gone.
     with suppress(DBAPIError):
-        return str(records.holder(connection, node_id) or "another process")
+        return str(standings.holder(connection, node_id) or "another process")
     return "another process"

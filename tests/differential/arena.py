@@ -34,7 +34,7 @@ from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import migrations, reads
 from stigmem_replicator.store.engine import Database, open_database, reading
 from stigmem_replicator.store.locks import PeerLocks, make_locks
-from stigmem_replicator.store.records import Holder
+from stigmem_replicator.store.standings import Holder
 from stigmem_replicator.transport.network import open_network
 from tests.differential.recorded import FACTS
 from tests.nodes.bulk import InsideNode

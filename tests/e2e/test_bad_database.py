@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.e2e.database_trouble import MIB, SIDES, bound_by_permissions, fill, small_disk
 from tests.e2e.page_pulls import settings, wait_for
 from tests.pages.receiver import Receiver
 from tests.pages.server import Held, PageServer, honestly
@@ -29,10 +30,6 @@ pytest_plugins = ("tests.pages.fixtures",)
 
 FACTS: Final = 12
 PAGE: Final = 4
-MIB: Final = 2**20
-DISK_MIB: Final = 24
-SIDES: Final = ("", "-wal", "-shm")
-"""What SQLite's files of one database end in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +141,6 @@ def test_a_database_that_is_removed(start: Start, adopted: Receiver, server: Pag
 # --- no permission
 
 
-def bound_by_permissions() -> tuple[str, ...]:
-    """A command under which file permissions bind the superuser too."""
-    if os.geteuid() != 0:
-        return ()
-    if shutil.which("setpriv") is None:
-        pytest.skip("permissions do not bind the superuser, and there is no setpriv")
-    return ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
-
-
 def test_a_database_that_is_turned_read_only(
     cli: Cli, start: Start, adopted: Receiver, server: PageServer
 ) -> None:
@@ -170,32 +158,18 @@ def test_a_database_that_is_turned_read_only(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 24 MiB; only the superuser can make one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "stigmem-test", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a disk")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    with small_disk(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture
-def on_small_disk(small_disk: Path, adopted: Receiver) -> Receiver:
-    copy = small_disk / "receiver.db"
+def on_small_disk(disk: Path, adopted: Receiver) -> Receiver:
+    copy = disk / "receiver.db"
     shutil.copyfile(adopted.database, copy)
     copy.chmod(0o600)
     return Receiver(copy)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Write a file that leaves so many bytes free."""
-    filler = disk / "filler"
-    room = os.statvfs(disk)
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - leave)
-    return filler
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import pytest
 import typer
 
 from stigmem_replicator.cli.app import app
+from stigmem_replicator.store.locks import SUFFIX
+from tests.e2e.announcing import announced
 from tests.nodes.certificates import Authority
 from tests.nodes.environment import REPOSITORY
 from tests.pages.origin import now_ms
@@ -111,14 +113,19 @@ class Recorder:
         self.printed.setdefault(command, []).extend(documents)
         return next(iter(documents), None)
 
+    def peers(self, node_id: str, **env: str) -> None:
+        """Look at all peers and at one."""
+        self("peers list", **env)
+        self("peers show", node_id, **env)
+
     def everything(self, node_id: str) -> None:
         """Run every command that only reads and needs no words."""
-        for command in ("peers list", "cursor show", "cursor export", "dead-letters list"):
+        self.peers(node_id)
+        for command in ("cursor show", "cursor export", "dead-letters list"):
             self(command)
         for command in ("dead-letters export", "config show", "config check", "db current"):
             self(command)
         self("cursor export", "--with-state")
-        self("peers show", node_id)
         self("cursor history", "--peer", node_id)
 
 
@@ -187,12 +194,30 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
     assert record("pull", "--peer", name)["refused_before"] == {"cid_mismatch": 1}
     record("dead-letters show", record("dead-letters list")[0]["entry_id"])
     record.everything(name)
-    # As it is while another process works on a peer that asked to be left alone.
+    # As it is while a process works on a peer that asked to be left alone, and another wants it.
     receiver.execute(
         "UPDATE replicator_peers SET not_before_ms = 1, holder_host = 'h', holder_pid = 1,"
-        " holder_command = 'pull', certificate_not_after_ms = 1"
+        " holder_command = 'pull', certificate_not_after_ms = 1, wanted_by = 'w', wanted_at_ms = ?",
+        [now_ms() + 3_600_000],
     )
     record.everything(name)
+    look_at_the_daemon(record, receiver, name)
+    for words in ([], ["--reason", "it moves", "--until", "1d"]):
+        assert here("peers", "pause", name, *words, db=receiver.database).code == 0
+        record.peers(name)
+    assert here("peers", "resume", name, db=receiver.database).code == 0
+
+
+def look_at_the_daemon(record: Recorder, receiver: Receiver, name: str) -> None:
+    """Look where a daemon runs, where that cannot be told, and where it cannot write."""
+    with announced(receiver.database):
+        record.peers(name)
+    lock_file = receiver.database.with_name(receiver.database.name + SUFFIX)
+    lock_file.unlink()
+    lock_file.symlink_to(lock_file)
+    record.peers(name)
+    lock_file.unlink()
+    record.peers(name, STIGMEM_REPLICATOR_FREE_SPACE_MIN_MB=str(10**9))
 
 
 def fail(record: Recorder, receiver: Receiver, node_id: str, folder: Path) -> None:
@@ -238,6 +263,9 @@ WRITING = {
     "cursor set",
     "db drop",
     "db upgrade",
+    "peers pause",
+    "peers resume",
+    "run",
 }
 
 

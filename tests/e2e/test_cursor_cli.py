@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stigmem_replicator.cli.render import moment
 from stigmem_replicator.clock import SystemClock
 from tests.e2e.cursors import HOUR_MS, checkpoint, entry, pulled, put_cursor
 from tests.pages.origin import now_ms
@@ -106,6 +107,21 @@ def test_a_position_ahead_of_our_clock_is_set_with_a_warning(
     file = checkpoint(tmp_path / "cursors.json", entry(adopted, server.node_id, position))
     result = here("cursor", "import", "--force", str(file), db=adopted.database)
     assert "nothing stamped before it" in result.stdout
+
+
+def test_a_peer_that_asked_to_be_left_alone_is_read_again_later(
+    here: Here, adopted: Receiver, server: PageServer
+) -> None:
+    """Whoever sets its cursor is told until when that waits, as long as it does."""
+    stamps = pulled(here, adopted, server)
+    until = now_ms() + HOUR_MS
+    adopted.execute("UPDATE replicator_peers SET not_before_ms = ?", [until])
+    words = ("--peer", server.node_id, "--yes")
+    for command in (("reset", *words), ("set", *words, stamps[2])):
+        said = here("cursor", *command, db=adopted.database).stdout
+        assert f"it asked not to be asked before {moment(until)}" in said
+    adopted.execute("UPDATE replicator_peers SET not_before_ms = 1")
+    assert "asked" not in here("cursor", "reset", *words, db=adopted.database).stdout
 
 
 def test_set_names_its_peer_as_a_pull_does(here: Here, adopted: Receiver) -> None:

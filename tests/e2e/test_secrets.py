@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stigmem_replicator.cli.app import app
 from stigmem_replicator.settings import DEFINITIONS
 from stigmem_replicator.settings.values import Address, Database, OptionalDsn, OptionalKey
+from tests.e2e.page_pulls import wait_for
+from tests.e2e.planted import Search
 from tests.nodes.database import PostgresDatabase
 from tests.nodes.environment import NodeEnvironment
 from tests.nodes.postgres import PostgresServer
@@ -31,6 +33,7 @@ from tests.pages.server import Exchange, PageServer, Reader
 if TYPE_CHECKING:
     from tests.e2e.conftest import Cli
     from tests.e2e.here import Here
+    from tests.pages.fixtures import Start
 
 pytest_plugins = ("tests.e2e.here", "tests.pages.fixtures")
 
@@ -40,49 +43,6 @@ PRIVATE, PUBLIC = base64url(SEED), base64url(KEY.public_key().public_bytes_raw()
 
 NO_SECRET = {"federation_pubkey"}
 """Settings that could hold any text, and hold no secret."""
-
-
-class Search:
-    """What was planted, all that came out, and where the one is in the other."""
-
-    def __init__(self) -> None:
-        self._planted: dict[str, str] = {}
-        self._came_out: list[tuple[str, str]] = []
-
-    def plant(self, where: str, secret: str | None = None) -> str:
-        """Return a text that stands nowhere else, or plant the one given."""
-        words = "".join(char for char in where if char.isalnum())
-        text = secret or f"hush{len(self._planted)}{words}"
-        assert len(text) >= 10, text
-        self._planted[where] = text
-        return text
-
-    def url(self, where: str, scheme: str = "postgresql", host: str = "127.0.0.1:1") -> str:
-        """Return a URL with a secret of each kind that a URL can hold."""
-        user, query = self.plant(f"{where}-user"), self.plant(f"{where}-query")
-        return f"{scheme}://node:{user}@{host}/x?sslpassword={query}"
-
-    def add(self, where: str, text: str) -> None:
-        self._came_out.append((where, text))
-
-    def add_files(self, folder: Path, *, but: Iterable[Path]) -> None:
-        """Add every file that a command left."""
-        for path in folder.rglob("*"):
-            if path.is_file() and path not in but:
-                self.add(str(path), path.read_text("utf-8", errors="replace"))
-
-    def text(self, word: str) -> str:
-        """Return what came out of the places with this word in their name."""
-        return "\n".join(text for where, text in self._came_out if word in where)
-
-    def assert_nothing_found(self) -> None:
-        found = [
-            (where, name)
-            for where, text in self._came_out
-            for name, secret in self._planted.items()
-            if secret in text
-        ]
-        assert found == []
 
 
 @pytest.fixture
@@ -124,15 +84,28 @@ class World:
         search.plant("node-privkey", receiver.meta("federation_privkey"))
         self._before = set(receiver.dump())
 
+    def _line(self, *words: str) -> tuple[str, ...]:
+        return ("--config", str(self.config), "--log-level", "debug", *words)
+
     def run(self, *words: str, env: Mapping[str, str] | None = None) -> str:
         """Run a command in the midst of the secrets; returns what it printed."""
-        arguments = ("--config", str(self.config), "--log-level", "debug", *words)
+        arguments = self._line(*words)
         given = self.env if env is None else env
         result = self._here(*arguments, db=self.receiver.database, env=given)
         assert result.code != 1, result.stderr
         self._ran.add(" ".join(words))
         self._search.add(" ".join(words), f"{result.stdout}\n{result.stderr}")
         return result.stdout
+
+    def run_daemon(self, start: Start, until: Callable[[], bool]) -> None:
+        """Run the daemon in the midst of the secrets until something has come to pass."""
+        running = start(*self._line("run"), db=self.receiver.database, env=self.env)
+        wait_for(until)
+        running.interrupt()
+        stdout, stderr, code = running.end()
+        assert code == 0, stderr
+        self._ran.add("run")
+        self._search.add("run", f"{stdout}\n{stderr}")
 
     def look_at_the_rest(self, folder: Path, peers: Iterable[PageServer]) -> None:
         """Add what was written, and the tokens that the peers were shown."""
@@ -182,6 +155,12 @@ def echo(exchange: Exchange) -> None:
     exchange.send(401, {"detail": f"not {exchange.request.headers['Authorization']}"})
 
 
+def peers_without_end(receiver: Receiver) -> list[str]:
+    """Return the peers of which a daemon does not know yet whether they can be replicated."""
+    rows = receiver.query("SELECT node_id FROM replicator_peers WHERE state = 'catching_up'")
+    return [row["node_id"] for row in rows]
+
+
 def look_around(world: World, peer: str, letter: str, out: Path) -> None:
     """Run every command that reads."""
     for words in (
@@ -206,6 +185,7 @@ def look_around(world: World, peer: str, letter: str, out: Path) -> None:
 
 def test_no_secret_comes_out_of_any_command(
     here: Here,
+    start: Start,
     receiver: Receiver,
     server: PageServer,
     second_server: PageServer,
@@ -252,11 +232,23 @@ def test_no_secret_comes_out_of_any_command(
     world.run("cursor", "set", cursor, "--peer", server.node_id, "--yes")
     world.run("cursor", "import", str(out / "cursors.json"), "--force")
     world.run("db", "upgrade")
+    for name in (
+        "secretive-0",
+        "secretive-1",
+        "secretive-2",
+        server.node_id,
+        second_server.node_id,
+    ):
+        world.run("peers", "pause", name)
+        world.run("peers", "resume", name)
+    world.run_daemon(start, lambda: not peers_without_end(receiver))
+    look_around(world, server.node_id, letter, out)
 
     world.look_at_the_rest(tmp_path, (server, second_server))
     world.run("db", "drop", "--yes")
     assert world.commands_not_run() == set()
     assert len(second_server.requests) >= 2
+    assert all(event in search.text("run") for event in ("federation.peer.state", "blocked"))
     assert "***" in search.text("config show")
     assert "***@" in search.text("peers show")
     search.assert_nothing_found()

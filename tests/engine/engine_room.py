@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 
 import anyio
@@ -27,7 +28,7 @@ from stigmem_replicator.store import reads
 from stigmem_replicator.store.apply import Point
 from stigmem_replicator.store.engine import open_database, reading
 from stigmem_replicator.store.locks import make_locks
-from stigmem_replicator.store.records import Holder
+from stigmem_replicator.store.standings import Holder
 from stigmem_replicator.transport.network import open_network
 from tests.pages.origin import now_ms
 from tests.pages.receiver import Receiver
@@ -108,17 +109,23 @@ def engine_of(
     page_size: int = 4,
     row_budget: int | None = None,
     clock: CountingClock | None = None,
+    timeout_s: float = 5.0,
+    location: Path | str | None = None,
 ) -> Iterator[Engine]:
-    """An engine on a receiver's database; `row_budget` makes it write a page in several parts."""
+    """An engine on a receiver's database; `row_budget` makes it write a page in several parts.
+
+    `location` is where that database is, unless it is the receiver's file.
+    """
+    location = location or receiver.database
     # However slow the disk, no transaction counts as too long: the parts stay as they are cut.
     settings = Settings(
-        database=str(receiver.database),
+        database=str(location),
         federation_insecure=True,
         page_size=page_size,
         transaction_target_ms=2000,
     )
     clock = clock or CountingClock()
-    database = open_database(receiver.database, timeout_s=5.0)
+    database = open_database(location, timeout_s=timeout_s)
     try:
         with make_locks(database) as locks:
             writer = Writer(database, settings, clock, no_sleep, SystemRandom())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stigmem_replicator.store import migrations, records
+from stigmem_replicator.store import hlc_clock, migrations, standings
 from stigmem_replicator.store.engine import Database, open_database, writing
 from stigmem_replicator.store.reads import PeerRow
 from tests.integration.world import PEER, FakeClock, add_peer
@@ -126,8 +126,8 @@ def database(bare: Database, clock: FakeClock) -> Database:
     """The database with our tables, the clock seeded and the peer enlisted."""
     migrations.upgrade(bare)
     with writing(bare) as connection:
-        records.seed_clock(connection)
-        records.enlist(connection, PEER.node_id, clock)
+        hlc_clock.seed(connection)
+        standings.enlist(connection, PEER.node_id, clock)
     return bare
 
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from stigmem_replicator.replication.session import Checkpoint, Position
-from stigmem_replicator.store import checkpoints, letters, positions, records
+from stigmem_replicator.store import checkpoints, events, letters, positions, records
 from stigmem_replicator.store.checkpoints import Outcome, Restored, Statement, StreamState
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.letters import Narrowing
@@ -89,7 +89,7 @@ def test_an_imported_cursor_counts_as_settled(
         found = checkpoints.states(connection)
     assert found == {PEER.node_id: StreamState("5.0", kept[:1])}
     (event,) = node.rows("replicator_events")
-    assert (event["event"], event["actor"]) == (records.CURSOR_IMPORTED, "alice")
+    assert (event["event"], event["actor"]) == (events.CURSOR_IMPORTED, "alice")
 
 
 def test_a_state_is_restored_no_further_than_its_cursor(two: Database, clock: FakeClock) -> None:
@@ -110,11 +110,11 @@ def test_a_state_is_restored_no_further_than_its_cursor(two: Database, clock: Fa
 def test_the_history_tells_direction_and_force(two: Database, clock: FakeClock) -> None:
     """Events of the cursor come newest first; other events are none of them."""
     with writing(two) as connection:
-        records.note(connection, PEER.node_id, records.STATE_CHANGED, "replicator", {}, clock)
+        events.note(connection, PEER.node_id, events.STATE_CHANGED, "replicator", {}, clock)
         detail = {"before": None, "after": "1.0"}
-        records.note(connection, PEER.node_id, records.FIRST_CONTACT, "replicator", detail, clock)
+        events.note(connection, PEER.node_id, events.FIRST_CONTACT, "replicator", detail, clock)
         records.reset_cursor(
-            connection, PEER, FACTS, "6.0", "bob", clock, event=records.CURSOR_SET, forced=True
+            connection, PEER, FACTS, "6.0", "bob", clock, event=events.CURSOR_SET, forced=True
         )
     restore(two, clock, Statement(PEER.id, None, "outbound", "2.0"))
     with reading(two) as connection:
@@ -122,9 +122,9 @@ def test_the_history_tells_direction_and_force(two: Database, clock: FakeClock) 
         assert checkpoints.history(connection, OTHER) == []
         assert checkpoints.history(connection, PEER.node_id, 1) == found[:1]
     assert [(item.event, item.direction, item.after, item.forced) for item in found] == [
-        (records.CURSOR_IMPORTED, "outbound", "2.0", False),
-        (records.CURSOR_SET, "inbound", "6.0", True),
-        (records.FIRST_CONTACT, "inbound", "1.0", False),
+        (events.CURSOR_IMPORTED, "outbound", "2.0", False),
+        (events.CURSOR_SET, "inbound", "6.0", True),
+        (events.FIRST_CONTACT, "inbound", "1.0", False),
     ]
     assert {item.at_ms for item in found} == {NOW_MS}
 

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
 
-from stigmem_replicator.cli import upgrading
 from stigmem_replicator.errors import ExitCode, LocalError, PeerHeldError, Reason
-from stigmem_replicator.store import migrations, own_schema, records
+from stigmem_replicator.service import upgrading
+from stigmem_replicator.store import migrations, own_schema, standings
 from stigmem_replicator.store.engine import Database, open_database, reading, writing
 from stigmem_replicator.store.own_models import HEAD_REVISION, VERSION_TABLE, OwnBase
-from stigmem_replicator.store.records import Holder
+from stigmem_replicator.store.standings import Holder
 from tests.integration.world import PEER, SQLITE_ONLY, FakeClock
 from tests.nodes.database import NodeDatabase
 from tests.nodes.environment import REPOSITORY
 from tests.unit.signed import NOW_MS
 
-FIRST = "0001"
-ADDED = {"certificate_not_after_ms", "upstream_lag_ms", "upstream_lag_at_ms"}
+FIRST, SECOND = "0001", "0002"
+OF_SECOND = {"certificate_not_after_ms", "upstream_lag_ms", "upstream_lag_at_ms"}
 HOLDER = Holder("host-1", 4711, "pull", NOW_MS)
 OPENED = """
 import sys
 from pathlib import Path
-from stigmem_replicator.cli import upgrading
+from stigmem_replicator.service import upgrading
 from stigmem_replicator.store.engine import open_database
 from stigmem_replicator.store.locks import make_locks
 where = Path(sys.argv[1]) if sys.argv[1].startswith("/") else sys.argv[1]
@@ -40,7 +40,7 @@ sys.stdin.read()
 UPGRADE = f"""{OPENED}
 print("ready", flush=True)
 sys.stdin.read()
-print(upgrading.upgrade(database, 0.0))
+print(upgrading.upgrade(database, 0.0, print))
 """
 
 
@@ -70,14 +70,22 @@ def another_process(node: NodeDatabase, *numbers: int) -> Iterator[subprocess.Po
 @pytest.fixture
 def first(bare: Database, node: NodeDatabase) -> Database:
     """The tables of the first revision, with a row in each, and two peers."""
-    with writing(bare) as connection:
-        migrations._run(connection, None, "upgrade", FIRST)  # noqa: SLF001 - as that version did
+    fill(bare, node, FIRST)
+    return bare
+
+
+def fill(database: Database, node: NodeDatabase, revision: str) -> None:
+    """Make the tables of a revision, with a row in each, and two peers."""
+    with writing(database) as connection:
+        migrations._run(connection, None, "upgrade", revision)  # noqa: SLF001 - as it did
     for number, node_id in ((7, PEER.node_id), (9, "stigmem:node:other")):
         node.insert("replicator_peers", node_id=node_id, number=number, pages=5, caught_up_ms=3)
     holder = ("holder_host", "holder_pid", "holder_command", "holder_since_ms")
     values = (HOLDER.host, HOLDER.pid, HOLDER.command, HOLDER.since_ms)
     for name, value in zip(holder, values, strict=True):
         node.run(f"UPDATE replicator_peers SET {name} = ? WHERE number = 7", value)  # noqa: S608
+    for name in sorted(OF_SECOND & set(node.columns("replicator_peers"))):
+        node.run(f"UPDATE replicator_peers SET {name} = 8")  # noqa: S608
     of_stream: dict[str, object] = {"node_id": PEER.node_id, "stream": "facts"}
     node.insert("replicator_cursors", **of_stream, frontier="5.0", settled="4.0")
     node.insert("replicator_checkpoints", **of_stream, position="4.0", kept_at_ms=4)
@@ -90,41 +98,54 @@ def first(bare: Database, node: NodeDatabase) -> Database:
     node.insert(
         "replicator_events", id=1, node_id=PEER.node_id, at_ms=1, event="e", actor="a", detail="{}"
     )
-    return bare
 
 
-def contents(node: NodeDatabase) -> dict[str, list[dict[str, object]]]:
-    """Every row of our tables, without the columns that are to come and without the revision."""
+def contents(node: NodeDatabase, columns: Collection[str]) -> dict[str, list[dict[str, object]]]:
+    """Every row of our tables; of the peers these columns only."""
     return {
         table: [
-            {name: value for name, value in row.items() if name not in ADDED}
+            {name: value for name, value in row.items() if name in columns}
+            if table == "replicator_peers"
+            else row
             for row in node.rows(table, "1")
         ]
         for table in OwnBase.metadata.tables
     }
 
 
+@pytest.mark.parametrize("revision", [FIRST, SECOND])
 def test_an_upgrade_loses_nothing(
-    first: Database, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch
+    bare: Database, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch, revision: str
 ) -> None:
-    """Every row of every table stays as it was; what is new is empty, and the old code refuses."""
-    before, others = contents(node), node.dump()
+    """Every row of every table stays as it was; what is new is empty, and the old code refuses.
+
+    Until then nothing is read or written of tables of another form.
+    """
+    fill(bare, node, revision)
+    columns = set(node.columns("replicator_peers"))
+    before, others = contents(node, columns), node.dump()
     assert all(before.values())
-    assert migrations.upgrade(first)
-    with reading(first) as connection:
+    outdated = f"at revision {revision}, this version needs {HEAD_REVISION}"
+    with reading(bare) as connection:
+        for required in (False, True):
+            with pytest.raises(LocalError, match=outdated):
+                own_schema.check(connection, required=required)
+    assert node.dump() == others
+    assert migrations.upgrade(bare)
+    with reading(bare) as connection:
         migrations.require(connection)
-    assert contents(node) == before
+    assert contents(node, columns) == before
     after = node.dump()
     assert {name for name in others if others[name] != after[name]} == {
         "replicator_peers",
         VERSION_TABLE,
     }
     for row in node.rows("replicator_peers"):
-        assert {row[name] for name in ADDED} == {None}
-    assert not migrations.upgrade(first)
-    monkeypatch.setattr(own_schema, "HEAD_REVISION", FIRST)
+        assert {value for name, value in row.items() if name not in columns} == {None}
+    assert not migrations.upgrade(bare)
+    monkeypatch.setattr(own_schema, "HEAD_REVISION", revision)
     with pytest.raises(LocalError, match=f"at revision {HEAD_REVISION}, made by a newer version"):
-        migrations.upgrade(first)
+        migrations.upgrade(bare)
 
 
 @pytest.mark.parametrize("change", [migrations.upgrade, migrations.drop])
@@ -207,12 +228,11 @@ def test_an_upgrade_that_is_interrupted_leaves_the_earlier_tables(
 
 
 @SQLITE_ONLY
-def test_a_command_waits_for_whoever_works_on_a_peer(
-    first: Database, node: NodeDatabase, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_waits_for_whoever_works_on_a_peer(first: Database, node: NodeDatabase) -> None:
     """It says so once, and goes on when the other has let go."""
     with another_process(node, 7) as other:
         pauses: list[float] = []
+        told: list[str] = []
 
         def pause(seconds: float, /) -> None:
             pauses.append(seconds)
@@ -220,20 +240,21 @@ def test_a_command_waits_for_whoever_works_on_a_peer(
                 other.kill()
                 other.wait()
 
-        assert upgrading.upgrade(first, 10.0, clock=FakeClock(), pause=pause)
+        assert upgrading.upgrade(first, 10.0, told.append, clock=FakeClock(), pause=pause)
     assert len(pauses) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"waiting, to upgrade the tables: {HOLDER} works on peer {PEER.node_id}"
+    assert told == [f"waiting, to upgrade the tables: {HOLDER} works on peer {PEER.node_id}"]
 
 
 @SQLITE_ONLY
 def test_a_command_does_not_wait_for_ever(first: Database, node: NodeDatabase) -> None:
     """After its patience it names who is still there."""
     clock = FakeClock()
+    told: list[str] = []
     before = clock.monotonic()
     with another_process(node, 7), pytest.raises(PeerHeldError):
-        upgrading.upgrade(first, 1.0, clock=clock, pause=clock.advance)
+        upgrading.upgrade(first, 1.0, told.append, clock=clock, pause=clock.advance)
     assert 1.0 <= clock.monotonic() - before < 1.5
+    assert len(told) == 1
 
 
 def test_a_peer_is_not_taken_in_tables_that_were_upgraded_meanwhile(
@@ -242,7 +263,7 @@ def test_a_peer_is_not_taken_in_tables_that_were_upgraded_meanwhile(
     """A process that looked at the tables before an upgrade and got its peer after it ends."""
     node.run(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant
     with pytest.raises(LocalError) as caught, writing(database) as connection:
-        records.take(connection, PEER.node_id, HOLDER)
+        standings.take(connection, [PEER.node_id], HOLDER)
     assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
     assert node.rows("replicator_peers")[0]["holder_pid"] is None
 

@@ -56,6 +56,44 @@ def test_a_transaction_is_not_begun_on_another_file(
     assert SqliteDatabase(old).query(COUNT) == [(0,)]
 
 
+def write_twice(database: Database) -> None:
+    for _ in range(2):
+        with writing(database) as connection:
+            connection.execute(text("UPDATE node_meta SET value = value"))
+
+
+def test_nothing_is_written_into_a_log_that_was_removed(opened: Database, node_path: Path) -> None:
+    """Others would not see it, and the next checkpoint would write it over what they did."""
+    write_twice(opened)
+    log = node_path.with_name(f"{node_path.name}-wal")
+    log.unlink()
+    with pytest.raises(LocalError) as caught, writing(opened):
+        pytest.fail("a transaction was begun")
+    assert caught.value.reason is Reason.DATABASE_REPLACED
+    assert str(log) in caught.value.message
+    opened.close()
+
+
+def test_a_file_beside_the_log_of_the_one_before_is_not_opened(
+    opened: Database, node_path: Path
+) -> None:
+    """SQLite would read that log into it; the file itself, put back, goes on with its log."""
+    write_twice(opened)
+    assert opened.guard is not None
+    before = opened.guard.files
+    aside, copy = node_path.with_name("old.db"), node_path.with_name("copy.db")
+    shutil.copyfile(node_path, copy)
+    node_path.rename(aside)
+    copy.rename(node_path)
+    with pytest.raises(LocalError) as caught:
+        open_database(node_path, timeout_s=1.0, before=before)
+    assert caught.value.reason is Reason.DATABASE_REPLACED
+    assert f"{node_path}-wal" in caught.value.hint
+    aside.rename(node_path)
+    open_database(node_path, timeout_s=1.0, before=before).close()
+    opened.close()
+
+
 def test_a_transaction_is_not_committed_when_the_file_was_replaced_in_it(
     opened: Database, node_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.store.locks import SUFFIX, FileLocks
+from stigmem_replicator.store.locks import DAEMON, SUFFIX, FileLocks
 from tests.nodes.environment import REPOSITORY
 
 HOLD = """
@@ -104,6 +104,17 @@ def test_the_same_process_cannot_take_a_peer_twice(locks: FileLocks) -> None:
     assert locks.take(1)
 
 
+def test_announcing_a_daemon_keeps_the_peers(tmp_path: Path, locks: FileLocks) -> None:
+    """It locks a number that no peer has, as often as it is said, and frees none."""
+    assert locks.take(1)
+    locks.announce()
+    locks.announce()
+    assert not locks.holds(DAEMON)
+    locks.free(1)
+    with another_process(tmp_path / "node.db", 1):
+        assert not locks.take(1)
+
+
 def test_without_a_lock_no_file_is_made(tmp_path: Path) -> None:
     """A command that locks nothing leaves nothing beside the database."""
     with FileLocks(tmp_path / "node.db") as locks:
@@ -129,6 +140,7 @@ def test_the_lock_file_lies_beside_the_database_itself(tmp_path: Path) -> None:
 def test_a_lock_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """Without the lock nothing is pulled."""
     locks = FileLocks(tmp_path / "missing" / "node.db")
-    with pytest.raises(LocalError) as caught:
-        locks.take(1)
-    assert caught.value.reason is Reason.DATABASE_FAILED
+    for lock in (lambda: locks.take(1), locks.announce):
+        with pytest.raises(LocalError) as caught:
+            lock()
+        assert caught.value.reason is Reason.DATABASE_FAILED

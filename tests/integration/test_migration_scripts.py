@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from stigmem_replicator.store.own_models import HEAD_REVISION
 from tests import check_migrations
 from tests.check_migrations import problems_in
 from tests.nodes.postgres import PostgresServer
 
-CARELESS = """
+NEXT = f"{int(HEAD_REVISION) + 1:04}"
+CARELESS = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
+revision, down_revision, branch_labels, depends_on = "{NEXT}", "{HEAD_REVISION}", None, None
 
 
 def upgrade():
@@ -53,10 +55,11 @@ def test_a_careless_script_is_told(
     """A script that drops rows, leaves a table behind and differs from the models is found out."""
     scripts = tmp_path / "alembic"
     shutil.copytree(check_migrations.SCRIPTS, scripts)
-    (scripts / "versions" / "0003_careless.py").write_text(CARELESS)
-    assert "the scripts end at 0003" in check_problem(url, scripts, monkeypatch, head="0002")
-    found = check_problem(url, scripts, monkeypatch, head="0003")
-    assert "upgrade to 0003 loses rows of replicator_clock" in found
+    (scripts / "versions" / f"{NEXT}_careless.py").write_text(CARELESS)
+    ends = check_problem(url, scripts, monkeypatch, head=HEAD_REVISION)
+    assert f"the scripts end at {NEXT}" in ends
+    found = check_problem(url, scripts, monkeypatch, head=NEXT)
+    assert f"upgrade to {NEXT} loses rows of replicator_clock" in found
     assert "downgrade leaves replicator_more" in found
     assert "models and scripts differ" in found
 

@@ -12,7 +12,7 @@ from stigmem_replicator.engine.inspection import inspect
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.envelope import ENVELOPES
 from stigmem_replicator.replication.plan import PageContext, Siblings, plan_batch
-from stigmem_replicator.store import migrations, reads, records
+from stigmem_replicator.store import hlc_clock, migrations, reads, standings
 from stigmem_replicator.store.apply import BatchWrite, Committed, apply
 from stigmem_replicator.store.engine import Database, open_database, reading, writing
 from stigmem_replicator.store.own_models import FACTS
@@ -43,8 +43,8 @@ def old(old_node: NodeDatabase, clock: FakeClock) -> Iterator[Database]:
     database = open_database(old_node.location, timeout_s=1.0)
     migrations.upgrade(database)
     with writing(database) as connection:
-        records.seed_clock(connection)
-        records.enlist(connection, PEER.node_id, clock)
+        hlc_clock.seed(connection)
+        standings.enlist(connection, PEER.node_id, clock)
     yield database
     database.close()
 
@@ -83,7 +83,8 @@ def pulled(database: Database, clock: FakeClock, *raws: Document) -> Committed:
         found = siblings(connection, [KEY], 100)
     batch = plan_batch(inspected.judged, found, inspected.open_letters, context, 10**9)
     with writing(database) as connection:
-        number = records.take(connection, peer.node_id, records.Holder("here", 1, "pull", 1))
+        process = standings.Holder("here", 1, "pull", 1)
+        number = standings.take(connection, [peer.node_id], process)[peer.node_id].commit_number
     outcome = apply(database, BatchWrite(peer, FACTS, None, number, batch, None), clock)
     assert isinstance(outcome, Committed)
     return outcome

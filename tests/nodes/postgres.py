@@ -24,6 +24,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +36,7 @@ from tests.nodes.environment import node_environment
 from tests.nodes.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tests.nodes.environment import NodeEnvironment
 
@@ -73,6 +74,7 @@ class PostgresServer:
     password: str
     log: Path
     process: subprocess.Popen[bytes]
+    _run: Callable[[], subprocess.Popen[bytes]]
     _templates: dict[tuple[str, str], str] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -117,6 +119,16 @@ class PostgresServer:
                 migrate(environment, url, schema)
                 self._templates[key] = url.rsplit("/", 1)[1]
         return self.create_database(self._templates[key])
+
+    def stop(self) -> None:
+        """End the server and everybody's sessions, until `start`."""
+        _stop(self.process)
+
+    def start(self) -> None:
+        """Start the server again on its data, at the same port."""
+        self.process = self._run()
+        if not _ready(self):
+            raise PostgresError(f"PostgreSQL did not start again\n{self.log_tail()}")
 
     def log_tail(self) -> str:
         return _tail(self.log)
@@ -169,7 +181,9 @@ class _Installation:
     def start(self) -> PostgresServer:
         self._initialise()
         for _attempt in range(_TRIES):
-            server = PostgresServer(port := free_port(), self.password, self.log, self._run(port))
+            port = free_port()
+            run = partial(self._run, port)
+            server = PostgresServer(port, self.password, self.log, run(), run)
             try:
                 if _ready(server):
                     return server

@@ -114,6 +114,16 @@ def drip(exchange: Exchange) -> None:
             break
 
 
+def slow(seconds: float) -> Behaviour:
+    """Answer as a node does, after a while."""
+
+    def behave(exchange: Exchange) -> None:
+        if not exchange.stopped.wait(seconds):
+            exchange.send(*exchange.honest())
+
+    return behave
+
+
 def redirect(location: str) -> Behaviour:
     """Send the client elsewhere."""
     return status(302, headers={"Location": location})

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Receiver:
 
     def __init__(self, database: Path) -> None:
         self.database = database
+        self._transaction: sqlite3.Connection | None = None
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
@@ -34,8 +35,21 @@ class Receiver:
             return connection.execute(sql, parameters).fetchall()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        if self._transaction is not None:
+            self._transaction.execute(sql, parameters)
+            return
         with closing(sqlite3.connect(self.database, timeout=30)) as connection, connection:
             connection.execute(sql, parameters)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Do everything that is executed inside in one transaction."""
+        with closing(sqlite3.connect(self.database, timeout=30)) as connection, connection:
+            self._transaction = connection
+            try:
+                yield
+            finally:
+                self._transaction = None
 
     def dump(self) -> list[str]:
         """Everything in the database, as statements."""

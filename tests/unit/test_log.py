@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -64,3 +66,17 @@ def test_lines_are_json_on_standard_error(
         "pages": 2,
     }
     assert sys.stderr is not None
+
+
+def test_a_line_that_cannot_be_written_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a full disk nor a reader that is gone is the business of whoever logs."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with Path("/dev/full").open("w", encoding="utf-8") as full, os.fdopen(theirs, "w") as unread:
+        for stream in (full, unread):
+            monkeypatch.setattr(sys, "stderr", stream)
+            try:
+                log.configure("info", terminal=False)
+                log.logger().info("federation.pull.ok", detail="lone \ud800")
+            finally:
+                structlog.reset_defaults()

@@ -18,7 +18,7 @@ from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import LocalError, Reason, TransientPeerError
 from stigmem_replicator.replication.plan import Counts
-from stigmem_replicator.settings import Settings
+from stigmem_replicator.settings import Settings, insecure_warning
 from stigmem_replicator.store.reads import PeerRow
 from tests.unit.signed import NOW_MS, SENDER
 
@@ -95,6 +95,27 @@ def test_an_age_counts_from_now() -> None:
     assert render.age(NOW_MS - 7_000, NOW_MS) == "7 s ago"
     assert render.age(NOW_MS + 7_000, NOW_MS) == "0 s ago"
     assert render.age(None, NOW_MS) == "never"
+
+
+def test_a_time_to_come_counts_from_now() -> None:
+    """How long it is to something; what is due or over is ``now``."""
+    assert render.until(NOW_MS + 12_000, NOW_MS) == "in 12 s"
+    assert render.until(NOW_MS + 1, NOW_MS) == "in 1 s"
+    assert render.until(NOW_MS + 7_200_000, NOW_MS) == "in 2 h"
+    assert render.until(NOW_MS, NOW_MS) == render.until(NOW_MS - 1, NOW_MS) == "now"
+
+
+def test_a_slow_rate_has_a_fraction() -> None:
+    """A few facts a second are told apart."""
+    rates = (0.04, 0.5, 9.94, 10.0, 1522.4)
+    assert [render.rate(rate) for rate in rates] == ["0.0/s", "0.5/s", "9.9/s", "10/s", "1522/s"]
+
+
+def test_a_peer_that_asked_to_be_left_alone_is_said_to_wait() -> None:
+    """Until when, as long as that is to come."""
+    said = render.left_alone(NOW_MS, NOW_MS - 1)
+    assert said.startswith("; it asked not to be asked before 2026-01-02T03:04:05Z")
+    assert render.left_alone(NOW_MS, NOW_MS) == render.left_alone(None, NOW_MS) == ""
 
 
 def test_a_failure_is_one_line_with_its_reason_and_what_to_do() -> None:
@@ -250,12 +271,12 @@ def test_what_ends_says_how_long_that_is_from_now(seconds: int, expected: str) -
 def test_what_federation_insecure_gives_up_is_said_as_it_is_set() -> None:
     """Nothing when it is off; with mutual TLS set up beside it, only what is given up then."""
     mutual = Settings(tls_cert_path=Path("cert.pem"), tls_key_path=Path("key.pem"))
-    assert render.insecure_warning(Settings()) is None
-    assert render.insecure_warning(mutual) is None
-    plain = render.insecure_warning(Settings(federation_insecure=True))
+    assert insecure_warning(Settings()) is None
+    assert insecure_warning(mutual) is None
+    plain = insecure_warning(Settings(federation_insecure=True))
     assert plain is not None
     assert "STIGMEM_TLS_CERT_PATH, STIGMEM_TLS_KEY_PATH and STIGMEM_TLS_CA_BUNDLE" in plain
-    both = render.insecure_warning(replace(mutual, federation_insecure=True))
+    both = insecure_warning(replace(mutual, federation_insecure=True))
     assert both is not None
     assert "at any address" in both
     assert "STIGMEM_TLS" not in both

@@ -1,14 +1,13 @@
-"""Our own tables brought to the revision that this version needs, before a command uses them.
+"""Our own tables brought to the revision that this version needs, before they are used.
 
 Whether they may be changed now is decided in ``store``; this waits, and says what for.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from typing import Final
 
-from stigmem_replicator.cli import render
 from stigmem_replicator.clock import Clock, Pause, SystemClock, system_pause
 from stigmem_replicator.errors import PeerHeldError
 from stigmem_replicator.store import migrations
@@ -20,6 +19,7 @@ LOOK_SECONDS: Final = 0.2
 def upgrade(
     database: Database,
     patience_s: float,
+    tell: Callable[[str], None],
     *,
     clock: Clock | None = None,
     pause: Pause = system_pause,
@@ -27,8 +27,9 @@ def upgrade(
     """Create or upgrade our own tables; say whether anything changed.
 
     Tables of an earlier revision are changed while nobody works on a peer: that is waited for,
-    ``patience_s`` seconds at most.  Call it before this process takes a peer's lock.  Raises
-    :class:`LocalError`, and :class:`PeerHeldError` when the wait was in vain.
+    ``patience_s`` seconds at most, and told in one sentence.  Call it before this process takes
+    a peer's lock.  Raises :class:`LocalError`, and :class:`PeerHeldError` when the wait was in
+    vain.
     """
     clock = clock or SystemClock()
     until = clock.monotonic() + patience_s
@@ -40,7 +41,6 @@ def upgrade(
             if clock.monotonic() >= until:
                 raise
             if not told:
-                words = f"waiting, to upgrade the tables: {error.message}"
-                print(render.clean(words), file=sys.stderr)
+                tell(f"waiting, to upgrade the tables: {error.message}")
                 told = True
         pause(LOOK_SECONDS)

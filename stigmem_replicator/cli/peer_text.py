@@ -1,0 +1,284 @@
+"""How a peer stands, as text for people and as JSON for machines.
+
+What is known of the peer is looked up by ``peers``; tables, times and numbers are formatted by
+``render``.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from stigmem_replicator.cli import render
+from stigmem_replicator.errors import LocalError
+from stigmem_replicator.replication.states import PeerState
+from stigmem_replicator.settings.values import without_secrets
+from stigmem_replicator.store import node_loop
+from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.store.views import PauseView, PeerView
+
+NEVER_PULLED: Final = "never pulled"
+HEADINGS: Final = ("PEER", "STATE", "LAG", "RATE", "FAILURES", "NEXT ATTEMPT", "CAUGHT UP")
+
+_NOTHING: Final = "-"
+_LONGEST_POLL: Final = 1.2  # in intervals: a poll comes a fifth sooner or later
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is the same for all peers: the time (milliseconds since 1970) and this machine.
+
+    ``daemon`` says whether a daemon runs, or why that cannot be told; ``hindrance`` why the
+    database cannot be written, None when it can.
+    """
+
+    now_ms: int
+    daemon: bool | LocalError
+    hindrance: LocalError | None
+    insecure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One peer: its row in the node's registry, the node's cursor of it, and how it stands.
+
+    ``view`` is None for a peer that was never worked on; ``node_loop`` says that the node's own
+    loop pulls it too; ``poll_interval_s`` is how many seconds lie between two looks at it.
+    """
+
+    peer: PeerRow
+    view: PeerView | None
+    cursor: str | None
+    node_loop: bool
+    poll_interval_s: float
+
+    @property
+    def active(self) -> bool:
+        """Whether the node's registry lets the peer be pulled."""
+        return self.peer.status == "active"
+
+    def lag_ms(self, now_ms: int) -> int | None:
+        """Return how far we are behind the peer in milliseconds, None when it cannot be told."""
+        if self.view is None or not self.active:
+            return None
+        return self.view.lag_ms(self.cursor, now_ms, self.poll_interval_s)
+
+
+def document(shown: Shown, machine: Machine) -> dict[str, object]:
+    """Return a peer for machines."""
+    peer, view = shown.peer, shown.view
+    return {
+        "peer": peer.node_id,
+        "id": peer.id,
+        "url": without_secrets(peer.node_url),
+        "status": peer.status,
+        "scopes": sorted(peer.scopes),
+        "entity_uri": None if peer.entity_uri is None else without_secrets(peer.entity_uri),
+        "insecure": machine.insecure,
+        "daemon_running": machine.daemon if isinstance(machine.daemon, bool) else None,
+        "local_db": None if machine.hindrance is None else machine.hindrance.reason,
+        "node_loop": shown.node_loop,
+        "replication": None
+        if view is None
+        else {**asdict(view), "lag_ms": shown.lag_ms(machine.now_ms)},
+    }
+
+
+def cells(shown: Shown, machine: Machine) -> tuple[str, ...]:
+    """Return a peer as a row under HEADINGS."""
+    view, now_ms = shown.view, machine.now_ms
+    caught_up = render.age(view.caught_up_ms if view else None, now_ms)
+    if view is None or not shown.active:
+        nothing = (_NOTHING,) * (len(HEADINGS) - 3)
+        return (shown.peer.node_id, _state(shown), *nothing, caught_up)
+    lags = []
+    if (lag_ms := shown.lag_ms(now_ms)) is not None:
+        lags.append(render.span(lag_ms / 1000))
+    if view.upstream_lag_ms:
+        lags.append(render.lag(view.upstream_lag_ms))
+    rate = _current_rate(view)
+    return (
+        shown.peer.node_id,
+        _state(shown),
+        ", ".join(lags) or _NOTHING,
+        _NOTHING if rate is None else render.rate(rate),
+        str(view.failures),
+        _next_attempt(shown, view, machine),
+        caught_up,
+    )
+
+
+def lines(shown: Shown, machine: Machine) -> list[tuple[str, str]]:
+    """Return all that there is to say of a peer, but for its events, by name."""
+    peer, view = shown.peer, shown.view
+    rows = [
+        ("peer", peer.node_id),
+        ("url", without_secrets(peer.node_url)),
+        ("id", peer.id),
+        ("registry", peer.status),
+        ("scopes", ", ".join(sorted(peer.scopes)) or "none"),
+        (
+            "organisation",
+            without_secrets(peer.entity_uri or "") or "not bound: nothing can be verified",
+        ),
+        ("state", _state(shown)),
+    ]
+    if view is not None:
+        rows += _why(view)
+    if step := _next_step(shown):
+        rows.append(("next step", step))
+    if view is not None:
+        rows += _when_and_who(shown, view, machine)
+    if shown.node_loop:
+        rows.append(("node's loop", node_loop.ADVICE))
+    rows.append(("cursor", shown.cursor or "at the beginning"))
+    if view is not None:
+        rows += _progress(shown, view, machine.now_ms) + _totals(view)
+        rows += _observed(view, machine.now_ms)
+    return rows
+
+
+def paused(node_id: str, before: PauseView | None, now: PauseView) -> str:
+    """Return the sentence that a peer is paused; ``before`` is an earlier pause."""
+    again = f"was paused already, by {before.by}, and is now" if before else "is"
+    until = (
+        "until it is resumed" if now.until_ms is None else f"until {render.moment(now.until_ms)}"
+    )
+    why = f" ({now.reason})" if now.reason else ""
+    return render.clean(
+        f"{node_id} {again} paused {until}{why}; only a pull by hand works on it meanwhile"
+    )
+
+
+def resumed(peer: PeerRow, before: PeerView | None, after: PeerView, machine: Machine) -> str:
+    """Return the sentence that a peer is no longer paused, and what comes of that."""
+    was_paused = before is not None and before.paused is not None
+    words = ["is no longer paused" if was_paused else "was not paused"]
+    if before is not None and before.failures:
+        words.append(f"its failures ({before.failures}) are forgotten")
+    if peer.status != "active":
+        words.append(f"it is {peer.status} in the node's registry and not pulled")
+    elif after.not_before_ms is not None and after.not_before_ms > machine.now_ms:
+        words.append(f"it asked not to be asked before {render.moment(after.not_before_ms)}")
+    elif after.state == PeerState.ELSEWHERE:
+        words.append(after.detail or "another process works on it")
+    elif machine.daemon is True:
+        words.append("the daemon asks it now")
+    else:
+        words.append("a pull asks it, or the daemon once it runs")
+    return render.clean(f"{peer.node_id} {'; '.join(words)}")
+
+
+def _state(shown: Shown) -> str:
+    if not shown.active:
+        return shown.peer.status
+    view = shown.view
+    if view is None or _is_untouched(view):
+        return NEVER_PULLED
+    return view.state if view.reason is None else f"{view.state} ({view.reason})"
+
+
+def _is_untouched(view: PeerView) -> bool:
+    begun = view.last_attempt_ms or view.caught_up_ms or view.pages
+    return view.state == PeerState.CATCHING_UP and not begun
+
+
+def _current_rate(view: PeerView) -> float | None:
+    return view.rate_per_s if view.state == PeerState.CATCHING_UP else None
+
+
+def _next_attempt(shown: Shown, view: PeerView, machine: Machine) -> str:
+    # Without a daemon nobody asks at the time that was written down.
+    if view.next_attempt_ms is None or machine.daemon is False:
+        return _NOTHING
+    if view.state == PeerState.IDLE and view.next_attempt_ms <= machine.now_ms:
+        # Of a quiet peer not every look is written down.
+        return f"within {render.span(shown.poll_interval_s * _LONGEST_POLL)}"
+    return render.until(view.next_attempt_ms, machine.now_ms)
+
+
+def _why(view: PeerView) -> list[tuple[str, str]]:
+    """Return since when and why a peer stands as it does."""
+    rows = [("since", render.moment(view.since_ms))]
+    if view.reason is not None and view.detail and view.state != PeerState.ELSEWHERE:
+        rows.append(("last error", view.detail))
+    if view.paused is not None:
+        pause = view.paused
+        until = "" if pause.until_ms is None else f", until {render.moment(pause.until_ms)}"
+        why = f": {pause.reason}" if pause.reason else ""
+        rows.append(("paused", f"by {pause.by} at {render.moment(pause.at_ms)}{until}{why}"))
+    return rows
+
+
+def _when_and_who(shown: Shown, view: PeerView, machine: Machine) -> list[tuple[str, str]]:
+    """Return when a peer is asked again, and who works on it or wants to."""
+    rows = [("failures", str(view.failures))]
+    next_attempt = _next_attempt(shown, view, machine)
+    if next_attempt != _NOTHING:
+        to_come = view.next_attempt_ms is not None and view.next_attempt_ms > machine.now_ms
+        at = f", {render.moment(view.next_attempt_ms)}" if to_come else ""
+        rows.append(("next attempt", f"{next_attempt}{at}"))
+    if view.not_before_ms is not None:
+        rows.append(("not before", render.moment(view.not_before_ms)))
+    if view.holder_host is not None:
+        holder = f"process {view.holder_pid} on {view.holder_host} ({view.holder_command})"
+        rows.append(("worked on by", holder))
+    if view.wanted_by is not None:
+        rows.append(("wanted by", view.wanted_by))
+    return rows
+
+
+def _next_step(shown: Shown) -> str | None:
+    """Return what an operator has to do for the peer to be pulled, None when nothing."""
+    view = shown.view
+    # A peer chooses its own name, and this is to be copied into a shell.
+    resume = f"stigmem-replicate peers resume {shlex.quote(shown.peer.node_id)}"
+    if shown.peer.status == "pending_approval":
+        return "approve it on the node"
+    if view is None or not shown.active:
+        return None
+    if view.paused is not None:
+        return f"to go on: {resume}"
+    if view.state == PeerState.ELSEWHERE:
+        return f"none, it comes back by itself: {view.detail or 'another process works on it'}"
+    if view.state == PeerState.BLOCKED:
+        return f"{view.hint or 'mend what the last error says'}; then: {resume}"
+    return view.hint
+
+
+def _progress(shown: Shown, view: PeerView, now_ms: int) -> list[tuple[str, str]]:
+    rows = []
+    if shown.active:
+        lag_ms = shown.lag_ms(now_ms)
+        rows.append(("lag", "not known" if lag_ms is None else render.span(lag_ms / 1000)))
+    if view.rate_per_s is not None:
+        rate = f"{render.rate(view.rate_per_s)} new"
+        last = _current_rate(view) is None
+        rows.append(("rate", f"{rate}, the last time that any came" if last else rate))
+    return [
+        *rows,
+        ("caught up", render.moment(view.caught_up_ms)),
+        ("last attempt", render.moment(view.last_attempt_ms)),
+        ("last success", render.moment(view.last_success_ms)),
+    ]
+
+
+def _totals(view: PeerView) -> list[tuple[str, str]]:
+    return [
+        ("pages", str(view.pages)),
+        ("new facts", str(view.admitted)),
+        ("duplicates", str(view.duplicates)),
+        ("rejected", str(view.rejected)),
+    ]
+
+
+def _observed(view: PeerView, now_ms: int) -> list[tuple[str, str]]:
+    """Return what the peer's answers told of it."""
+    rows = []
+    if view.certificate_not_after_ms is not None:
+        rows.append(("its certificate", render.ending(view.certificate_not_after_ms, now_ms)))
+    if view.upstream_lag_ms is not None:
+        told = render.moment(view.upstream_lag_at_ms)
+        rows.append(("upstream lag", f"{render.span(view.upstream_lag_ms / 1000)}, told {told}"))
+    return rows

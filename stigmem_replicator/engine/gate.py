@@ -1,0 +1,81 @@
+"""The gate in front of our own database: closed while that cannot be used.
+
+Trouble here is no peer's doing.  Whoever meets it closes the gate and waits; the supervisor
+tries the database and opens it again.  What the trouble is called is decided in ``store``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+
+from stigmem_replicator.clock import Clock
+from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.observe.log import logger
+
+TOLD_AGAIN_SECONDS: Final = 60.0
+"""The same cause, gone and come again within this time, is counted and not told again."""
+
+
+class Gate:
+    """Open until somebody meets trouble with our own database; make one per process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._opened = anyio.Event()
+        self._opened.set()
+        self._cause: LocalError | None = None
+        self._closed_at = 0.0
+        self._told = False
+        self._told_at: dict[Reason, float] = {}
+        self._untold = 0
+
+    @property
+    def cause(self) -> LocalError | None:
+        """Why the gate is closed; None while it is open."""
+        return self._cause
+
+    async def passed(self) -> None:
+        """Wait until the gate is open."""
+        await self._opened.wait()
+
+    def close(self, error: LocalError) -> None:
+        """Close the gate; the first cause stands until another one takes its place."""
+        before, self._cause = self._cause, error
+        now = self._clock.monotonic()
+        if before is None:
+            self._opened = anyio.Event()
+            self._closed_at, self._told = now, False
+        if before is not None and before.reason is error.reason:
+            return
+        told_at = self._told_at.get(error.reason)
+        if told_at is not None and now - told_at < TOLD_AGAIN_SECONDS:
+            self._untold += 1
+            return
+        self._told, self._told_at[error.reason] = True, now
+        logger().error(
+            "replicator.local_db",
+            gate="closed",
+            reason=Reason.LOCAL_DB,
+            cause=error.reason,
+            detail=error.message,
+            hint=error.hint,
+            **({"untold": self._untold} if self._untold else {}),
+        )
+        self._untold = 0
+
+    def open(self) -> None:
+        """Let everybody go on."""
+        if self._cause is None:
+            return
+        cause, self._cause = self._cause, None
+        self._opened.set()
+        if self._told:
+            logger().info(
+                "replicator.local_db",
+                gate="open",
+                reason=Reason.LOCAL_DB,
+                cause=cause.reason,
+                seconds=round(self._clock.monotonic() - self._closed_at, 1),
+            )

@@ -1,0 +1,105 @@
+"""What is to be written of how peers stand: changes at once, times seen once a minute.
+
+All of it goes into one small transaction, so that an idle process hardly writes, and a hundred
+peers that change at a time write once.  What a standing is, is decided in ``replication.states``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Final
+
+import anyio
+
+from stigmem_replicator.engine.gate import Gate
+from stigmem_replicator.engine.surroundings import Surroundings
+from stigmem_replicator.engine.waiting import rest
+from stigmem_replicator.errors import LocalError
+from stigmem_replicator.store import standings
+from stigmem_replicator.store.standings import Note, Observed
+
+QUIET_SECONDS: Final = 60.0
+"""How long what is no change may wait to be written."""
+
+
+class Notes:
+    """Collects notes and writes them; make one per process."""
+
+    def __init__(self, around: Surroundings, gate: Gate) -> None:
+        self._around = around
+        self._gate = gate
+        self._pending: dict[str, Note] = {}
+        self._writing: dict[str, Note] = {}
+        self._urgent = anyio.Event()
+        self._written_at = around.clock.monotonic()
+
+    def post(self, note: Note, *, urgent: bool) -> None:
+        """Have a note written, at once if it is urgent, else with the next ones."""
+        before = self._pending.get(note.node_id)
+        self._pending[note.node_id] = note if before is None else merged(before, note)
+        if urgent:
+            self._urgent.set()
+
+    def taken_out(self, node_ids: list[str]) -> list[Note]:
+        """Return what still waits to be written of these peers, for somebody else to write.
+
+        What is being written of them at the moment is not tried again if that fails.
+        """
+        for node_id in node_ids:
+            self._writing.pop(node_id, None)
+        found = (self._pending.pop(node_id, None) for node_id in node_ids)
+        return [note for note in found if note is not None]
+
+    def put_back(self, notes: Iterable[Note]) -> None:
+        """Have what was taken out and could not be written wait again; what came since is newer."""
+        for note in notes:
+            later = self._pending.get(note.node_id)
+            self._pending[note.node_id] = note if later is None else merged(note, later)
+
+    async def run(self) -> None:
+        """Write what is posted until cancelled."""
+        clock = self._around.clock
+        while True:
+            wait = self._written_at + QUIET_SECONDS - clock.monotonic()
+            if not self._urgent.is_set():
+                await rest(max(wait, 0.0), self._urgent, self._around.sleep)
+            await self._gate.passed()
+            self._urgent = anyio.Event()
+            await self._write()
+
+    async def _write(self) -> None:
+        self._written_at = self._around.clock.monotonic()
+        self._writing, self._pending = self._pending, {}
+        if not self._writing:
+            return
+        try:
+            await self._around.writer.run(
+                standings.write, list(self._writing.values()), self._around.clock
+            )
+        except BaseException as error:
+            self.put_back(self._writing.values())
+            if not isinstance(error, LocalError):
+                raise
+            self._urgent.set()
+            self._gate.close(error)
+        finally:
+            self._writing = {}
+
+
+def merged(before: Note, after: Note) -> Note:
+    """Return the later of two notes with what only the earlier one says."""
+    observed = Observed(
+        after.observed.certificate_not_after_ms or before.observed.certificate_not_after_ms,
+        *(
+            (before.observed.upstream_lag_ms, before.observed.upstream_lag_at_ms)
+            if after.observed.upstream_lag_at_ms is None
+            else (after.observed.upstream_lag_ms, after.observed.upstream_lag_at_ms)
+        ),
+    )
+    kept = {
+        item.name: getattr(before, item.name)
+        for item in fields(Note)
+        if item.name != "observed" and getattr(after, item.name) is None
+    }
+    return replace(after, observed=observed, **kept)

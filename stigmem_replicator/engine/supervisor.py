@@ -1,0 +1,312 @@
+"""Which peers run here: one task each, started and stopped as the tables say.
+
+Once a second it looks: at the node's registry, at pauses, at who wants a peer, at cursors that
+somebody moved.  A peer runs here while it is active, not paused, and its lock is ours; idle or
+not, we keep the lock until somebody asks for it.  What a task does is in ``peer_task``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from stigmem_replicator.engine.gate import Gate
+from stigmem_replicator.engine.housekeeping import keep_house
+from stigmem_replicator.engine.notes import Notes
+from stigmem_replicator.engine.peer_task import PeerTask, Shared
+from stigmem_replicator.engine.places import Places
+from stigmem_replicator.engine.surroundings import Surroundings
+from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, ReplicatorError
+from stigmem_replicator.observe.log import logger
+from stigmem_replicator.replication import states
+from stigmem_replicator.replication.states import Standing
+from stigmem_replicator.store import events, hlc_clock, standings
+from stigmem_replicator.store.registry import Registry, Sight
+from stigmem_replicator.store.standings import Note, Taken
+
+LOOK_SECONDS: Final = 1.0
+
+WANTED_MS: Final = 3_000
+"""How long a peer is left to whoever asked for it; a live one takes it in a fraction of this."""
+
+LETTING_GO_SECONDS: Final = 4.0
+
+ANEW: Final = frozenset(
+    {
+        Reason.DATABASE_REPLACED,
+        Reason.DATABASE_MISSING,
+        Reason.DATABASE_NOT_A_NODE,
+        Reason.SCHEMA_UNSUPPORTED,
+        Reason.OWN_SCHEMA_OUTDATED,
+    }
+)
+"""Trouble that no waiting mends while the database stays open: it must be opened anew."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A task and the means to end it."""
+
+    task: PeerTask
+    resumed_at_ms: int | None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Supervisor:
+    """Runs the peers of one database; make one for each time that it is opened."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        settings = around.settings
+        self._gate = Gate(around.clock)
+        self._notes = Notes(around, self._gate)
+        self._shared = Shared(self._gate, self._notes, Places(settings.peers_at_once))
+        self._registry = Registry(around.database)
+        self._sights: Mapping[str, Sight] = {}
+        self._running: dict[str, _Running] = {}
+        self._seeded = False
+
+    async def run(self) -> LocalError:
+        """Look and act until cancelled; then let go of every peer.
+
+        Returns why the database has to be opened anew, when it has to.
+        """
+        cause: LocalError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._notes.run)
+                tasks.start_soon(keep_house, self._around, self._gate)
+                cause = await self._look_and_act(tasks)
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(LETTING_GO_SECONDS, shield=True):
+                await self._let_go_of_all()
+            self._registry.close()
+        assert cause is not None  # noqa: S101 - a cancelled run does not come here
+        return cause
+
+    async def _look_and_act(self, tasks: TaskGroup) -> LocalError:
+        while True:
+            try:
+                if self._gate.cause is not None:
+                    await self._try_database()
+                await self._look()
+                await self._act(tasks)
+            except LocalError as error:
+                self._gate.close(error)
+            except PeerHeldError as error:
+                # Somebody changes our tables at this moment.
+                logger().info("replicator.waiting", detail=error.message)
+            cause = self._gate.cause
+            if cause is not None and cause.reason in ANEW:
+                return cause
+            await self._around.sleep(LOOK_SECONDS)
+
+    async def _try_database(self) -> None:
+        """Open the gate if the database can be written again; raises :class:`LocalError`."""
+        await self._around.threads.look_up(self._registry.check)
+        await self._around.writer.run(hlc_clock.touch)
+        self._gate.open()
+
+    async def _look(self) -> None:
+        if not self._seeded:
+            await self._around.writer.run(hlc_clock.seed)
+            await self._around.writer.call(self._around.locks.announce)
+            self._seeded = True
+        sights = await self._around.threads.look_up(self._registry.look)
+        if sights is not None:
+            self._sights = sights
+
+    async def _act(self, tasks: TaskGroup) -> None:
+        """Bring what runs here into line with what was seen."""
+        now_ms = self._around.clock.now_ms()
+        await self._end_pauses(now_ms)
+        await self._leave(self._to_leave())
+        await self._restart(tasks)
+        self._bring_news()
+        await self._take(tasks, self._to_take(now_ms))
+
+    async def _end_pauses(self, now_ms: int) -> None:
+        for node_id, sight in self._sights.items():
+            until = sight.paused_until_ms
+            if sight.paused_at_ms is not None and until is not None and until <= now_ms:
+                await self._around.writer.run(
+                    standings.resume, node_id, events.REPLICATOR, self._around.clock
+                )
+
+    def _to_leave(self) -> dict[str, str | None]:
+        """Return the peers that must not run here any more, each with who wants it."""
+        leaving: dict[str, str | None] = {}
+        for node_id, running in self._running.items():
+            sight = self._sights.get(node_id)
+            held = self._around.locks.holds(running.task.number)
+            if sight is None or not sight.workable or not held:
+                leaving[node_id] = None
+            elif sight.wanted_by is not None:
+                leaving[node_id] = sight.wanted_by
+            elif running.ended.is_set():
+                leaving[node_id] = None
+        return leaving
+
+    def _to_take(self, now_ms: int) -> list[str]:
+        return [
+            node_id
+            for node_id, sight in self._sights.items()
+            if sight.workable
+            and node_id not in self._running
+            # An age below zero is of a clock that was set back.
+            and not 0 <= now_ms - (sight.wanted_at_ms or 0) < WANTED_MS
+        ]
+
+    async def _restart(self, tasks: TaskGroup) -> None:
+        """Begin anew with the peers whose row in the node's registry changed."""
+        changed = {
+            node_id: running
+            for node_id, running in self._running.items()
+            if running.task.peer != self._sights[node_id].peer
+        }
+        await _end_all(changed.values())
+        for node_id, running in changed.items():
+            standing = states.row_changed(running.task.standing, self._around.clock.now_ms())
+            self._start(tasks, self._sights[node_id], running.task.number, standing)
+
+    def _bring_news(self) -> None:
+        """Tell the tasks what was asked of their peers, and where their cursors are now."""
+        for node_id, running in self._running.items():
+            sight = self._sights[node_id]
+            if sight.resumed_at_ms != running.resumed_at_ms:
+                running.resumed_at_ms = sight.resumed_at_ms
+                running.task.resume()
+            running.task.saw(sight.cursor)
+
+    async def _leave(self, leaving: Mapping[str, str | None]) -> None:
+        """End these tasks, write that nobody works on their peers, and free the locks."""
+        if not leaving:
+            return
+        ended = [self._running[node_id] for node_id in leaving]
+        await _end_all(ended)
+        wanted = {node_id: name for node_id, name in leaving.items() if name is not None}
+        await self._write_and_free([item.task for item in ended], wanted)
+        # Until here they are ours: whoever stops us meanwhile lets go of them too.
+        for node_id in leaving:
+            del self._running[node_id]
+        for node_id, name in wanted.items():
+            logger(peer=node_id).info("federation.peer.handed_over", to=name)
+
+    async def _write_and_free(self, tasks: Collection[PeerTask], wanted: Mapping[str, str]) -> None:
+        """Write how these peers were left, and free those whose lock is still ours."""
+        around = self._around
+        notes = self._notes.taken_out([task.peer.node_id for task in tasks])
+        held = {task.peer.node_id: task.number for task in tasks if around.locks.holds(task.number)}
+        ours = [note for note in notes if note.node_id in held]
+        wanted = {node_id: name for node_id, name in wanted.items() if node_id in held}
+        try:
+            await around.writer.run(standings.leave, ours, list(held), wanted, around.clock)
+        except BaseException:
+            # Still ours, to be written when the database can be, or when we stop.
+            self._notes.put_back(ours)
+            raise
+        with anyio.CancelScope(shield=True):
+            await around.writer.call(_free, around.locks.free, list(held.values()))
+
+    async def _take(self, tasks: TaskGroup, node_ids: list[str]) -> None:
+        """Lock those of these peers that are free, and start a task for each."""
+        if not node_ids:
+            return
+        around = self._around
+        numbers = await self._numbers(node_ids)
+        free = await around.writer.call(self._locked, numbers)
+        if not free:
+            return
+        process = replace(around.process, since_ms=around.clock.now_ms())
+        try:
+            taken: dict[str, Taken] = await around.writer.run(standings.take, list(free), process)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await around.writer.call(_free, around.locks.free, list(free.values()))
+            raise
+        for node_id, number in free.items():
+            if node_id in taken:
+                self._begin(tasks, self._sights[node_id], number, taken[node_id].standing)
+            else:
+                # Its row went between the look and now; the next look tells whether it is back.
+                await around.writer.call(around.locks.free, number)
+
+    async def _numbers(self, node_ids: list[str]) -> dict[str, int]:
+        """Return the numbers of these peers' locks; one that was never seen gets one."""
+        known = {node_id: self._sights[node_id].number for node_id in node_ids}
+        numbers = {node_id: number for node_id, number in known.items() if number is not None}
+        new = [node_id for node_id in node_ids if node_id not in numbers]
+        if new:
+            run, clock = self._around.writer.run, self._around.clock
+            numbers |= await run(standings.enlist_all, new, clock)
+        return numbers
+
+    def _locked(self, numbers: Mapping[str, int]) -> dict[str, int]:
+        """Try to lock these peers; blocks, so call it in the writer's thread."""
+        locks = self._around.locks
+        locked: list[str] = []
+        try:
+            for node_id, number in numbers.items():
+                if locks.take(number):
+                    locked.append(node_id)
+        except LocalError:
+            # Nobody would work on them, and nobody else could.
+            _free(locks.free, [numbers[node_id] for node_id in locked])
+            raise
+        return {node_id: numbers[node_id] for node_id in locked}
+
+    def _begin(self, tasks: TaskGroup, sight: Sight, number: int, before: Standing) -> None:
+        """Start a task for a peer whose lock was just taken."""
+        longest_s = float(self._around.settings.retry_after_cap_s)
+        standing = states.taken(before, self._around.clock.now_ms(), longest_s)
+        if standing.state is not before.state:
+            self._notes.post(Note(sight.peer.node_id, standing), urgent=True)
+        self._start(tasks, sight, number, standing)
+
+    def _start(self, tasks: TaskGroup, sight: Sight, number: int, standing: Standing) -> None:
+        task = PeerTask(sight.peer, number, standing, self._around, self._shared)
+        running = _Running(task, sight.resumed_at_ms)
+        self._running[sight.peer.node_id] = running
+        tasks.start_soon(_run, running)
+
+    async def _let_go_of_all(self) -> None:
+        """Write what is left to write, unless the database is in trouble, and free every peer."""
+        tasks = [running.task for running in self._running.values()]
+        self._running.clear()
+        if self._gate.cause is not None or not tasks:
+            return
+        try:
+            await self._write_and_free(tasks, {})
+        except ReplicatorError as error:
+            logger().warning("replicator.not_noted", detail=error.message, reason=error.reason)
+
+
+async def _run(running: _Running) -> None:
+    try:
+        with running.scope:
+            await running.task.run()
+    except PeerHeldError as error:
+        node_id = running.task.peer.node_id
+        logger(peer=node_id).warning("federation.peer.lost", detail=error.message)
+    finally:
+        running.ended.set()
+
+
+async def _end_all(ending: Iterable[_Running]) -> None:
+    """End tasks: a fetch is cancelled, a batch in commit is finished."""
+    running = list(ending)
+    for item in running:
+        item.scope.cancel()
+    for item in running:
+        await item.ended.wait()
+
+
+def _free(free: Callable[[int], None], numbers: Iterable[int]) -> None:
+    for number in numbers:
+        free(number)
