@@ -7,14 +7,20 @@ ARGS ?=
 JOBS ?= 2
 ROUNDS ?= 1000
 
+# Where install-systemd puts things: PREFIX=/usr for a package.  BINDIR is where the command is.
+DESTDIR ?=
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+SYSTEMD ?= $(shell systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test differential check man lock clean
+.PHONY: help setup demo test differential bench soak check man lock install-systemd clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(STAMP) ## make .venv with the pinned dependencies and this package
 
@@ -28,6 +34,17 @@ test: $(STAMP) ## run the tests; ARGS="-m 'not e2e'" chooses, JOBS=0 runs them i
 
 differential: $(STAMP) ## compare our rows with a node's own on pages drawn anew; ROUNDS=5000 draws more
 	DIFFERENTIAL_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/differential/test_generated.py $(ARGS)
+
+bench: $(STAMP) ## measure rates, latency, fairness and the cost of doing nothing, some minutes
+	$(BIN)/python -m benchmarks.pull_rate --facts 10000 --node-facts 400 --rounds 1
+	$(BIN)/python -m benchmarks.write_latency --facts 10000 --idle 150
+	$(BIN)/python -m benchmarks.fairness --peers 200 --hanging 10 --throttled 4 --turns 8
+	$(BIN)/python -m benchmarks.idle --peers 200 --polls 24 --interval 2
+
+soak: $(STAMP) ## the long ones: a thousand peers, a hundred kills, a quarter of an hour of nothing
+	$(BIN)/python -m benchmarks.fairness --peers 1000 --hanging 50 --throttled 20 --turns 8 --seconds 600
+	$(BIN)/python -m benchmarks.kills --kills 100 --facts 50000
+	$(BIN)/python -m benchmarks.idle --peers 200 --polls 24 --interval 30 --warm-up 2
 
 check: $(STAMP) ## lint, format, types, import contracts, migrations against models
 	$(BIN)/ruff check .
@@ -44,6 +61,27 @@ lock: $(STAMP) ## resolve requirements/dev.txt anew; ARGS=--upgrade takes newer 
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra postgres --universal --python-version 3.11 \
 		--generate-hashes --no-config --no-annotate --custom-compile-command "make lock" \
 		--quiet --output-file requirements/dev.txt $(ARGS)
+
+# What an operator may have changed, below /etc, is left as it is.
+install-systemd: UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+install-systemd: ETC = $(DESTDIR)/etc/stigmem-replicator
+install-systemd: ## install the unit and what goes with it; DESTDIR=, PREFIX=, BINDIR=
+	install -d $(UNITS) $(ETC)
+	sed 's|^ExecStart=/usr/local/bin/|ExecStart=$(BINDIR)/|' systemd/stigmem-replicator.service \
+		> $(UNITS)/stigmem-replicator.service
+	chmod 644 $(UNITS)/stigmem-replicator.service
+	install -D -m 644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/stigmem-replicator.conf
+	install -D -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/stigmem-replicator.conf
+	install -D -m 644 docs/stigmem-replicate.1 $(DESTDIR)$(PREFIX)/share/man/man1/stigmem-replicate.1
+	rm -f $(UNITS)/stigmem-replicator.service.d/restart-delay.conf
+	test 0$(SYSTEMD) -lt 254 || install -D -m 644 -t $(UNITS)/stigmem-replicator.service.d systemd/restart-delay.conf
+	test -e $(ETC)/config.toml || install -m 644 systemd/config.toml.example $(ETC)/config.toml
+	test -e $(ETC)/environment || install -m 600 systemd/environment.example $(ETC)/environment
+	@test -n "$(DESTDIR)" -o -x $(BINDIR)/stigmem-replicate || \
+		echo "$(BINDIR)/stigmem-replicate, which the unit starts, is not there yet" >&2
+	@test -n "$(DESTDIR)" || echo "Next, as root: systemd-sysusers stigmem-replicator.conf &&" \
+		"systemd-tmpfiles --create stigmem-replicator.conf && systemctl daemon-reload &&" \
+		"systemctl enable --now stigmem-replicator"
 
 clean: ## remove .venv and everything that tools leave behind
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

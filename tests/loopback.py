@@ -1,5 +1,7 @@
 """How tests call nodes that have no TLS: plain loopback is allowed, as the node's own setting says.
 
+Nothing listens unless a test asks for it: two daemons of two tests would want one port.
+
 The command warns of it each time, and commands that look say each time that no daemon runs; both
 are kept apart, so that tests of what else is said stay exact.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+QUIET: Final = {"STIGMEM_REPLICATOR_HTTP_LISTEN": ""}
 LOOPBACK: Final = {"STIGMEM_FEDERATION_INSECURE": "true"}
 WIRE: Final = (*LOOPBACK, "STIGMEM_TLS_", "STIGMEM_REPLICATOR_ALLOWED_NETWORKS")
 WARNING: Final = "federation_insecure is on: "
@@ -22,7 +25,7 @@ def is_plain(env: Mapping[str, str] | None) -> bool:
 
 def allowed(env: Mapping[str, str] | None) -> dict[str, str]:
     """Return an environment, with plain loopback allowed unless it says how peers are called."""
-    return {**(LOOPBACK if is_plain(env) else {}), **(env or {})}
+    return {**QUIET, **(LOOPBACK if is_plain(env) else {}), **(env or {})}
 
 
 def apart(said: str, env: Mapping[str, str] | None) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from stigmem_replicator import __version__
 from stigmem_replicator.cli import config, cursor, db, dead_letters, peers, pull, render
 from stigmem_replicator.cli.context import Invocation
 from stigmem_replicator.cli.run import run as run_daemon
+from stigmem_replicator.cli.status import status
 from stigmem_replicator.errors import ExitCode, ReplicatorError
 from stigmem_replicator.observe.log import printable_lines
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 app.command("run")(run_daemon)
+app.command("status")(status)
 app.command("pull")(pull.pull)
 app.add_typer(peers.app, name="peers")
 app.add_typer(cursor.app, name="cursor")

@@ -6,12 +6,12 @@ What is known of the peer is looked up by ``peers``; tables, times and numbers a
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from stigmem_replicator.cli import render
 from stigmem_replicator.errors import LocalError
+from stigmem_replicator.observe.words import next_step
 from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import node_loop
@@ -231,20 +231,12 @@ def _when_and_who(shown: Shown, view: PeerView, machine: Machine) -> list[tuple[
 
 def _next_step(shown: Shown) -> str | None:
     """Return what an operator has to do for the peer to be pulled, None when nothing."""
-    view = shown.view
-    # A peer chooses its own name, and this is to be copied into a shell.
-    resume = f"stigmem-replicate peers resume {shlex.quote(shown.peer.node_id)}"
-    if shown.peer.status == "pending_approval":
-        return "approve it on the node"
-    if view is None or not shown.active:
-        return None
-    if view.paused is not None:
-        return f"to go on: {resume}"
-    if view.state == PeerState.ELSEWHERE:
-        return f"none, it comes back by itself: {view.detail or 'another process works on it'}"
-    if view.state == PeerState.BLOCKED:
-        return f"{view.hint or 'mend what the last error says'}; then: {resume}"
-    return view.hint
+    peer, view = shown.peer, shown.view
+    if view is None:
+        return next_step(peer.node_id, peer.status, None, detail=None, hint=None)
+    # A pull by hand works on a paused peer, which is paused all the same.
+    state = view.state if view.paused is None else PeerState.PAUSED
+    return next_step(peer.node_id, peer.status, state, detail=view.detail, hint=view.hint)
 
 
 def _progress(shown: Shown, view: PeerView, now_ms: int) -> list[tuple[str, str]]:

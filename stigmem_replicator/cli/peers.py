@@ -14,10 +14,9 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
-from stigmem_replicator.cli import completion, daemon, peer_text, render, times
+from stigmem_replicator.cli import completion, looking, peer_text, render, times
 from stigmem_replicator.cli.actor import actor
 from stigmem_replicator.cli.context import all_peers, find_peer, opened, settings_of
-from stigmem_replicator.cli.peer_text import Machine, Shown
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.errors import LocalError, Reason, UsageError
 from stigmem_replicator.settings import Settings, insecure_warning
@@ -46,15 +45,15 @@ def list_peers(context: typer.Context, as_json: Json = False) -> None:
     """List all peers, one a line, and how replication from each stands."""
     settings = settings_of(context)
     with opened(settings) as database:
-        machine = _machine(database, settings)
+        machine = looking.machine_of(database, settings)
         with reading(database) as connection:
-            shown = _shown(connection, reads.peers(connection), settings, machine)
+            shown = looking.shown(connection, reads.peers(connection), settings, machine)
     if as_json:
         print(render.document([peer_text.document(item, machine) for item in shown]))
         return
     if warning := insecure_warning(settings):
         print(f"stigmem-replicate: WARNING: {warning}", file=sys.stderr)
-    _tell(machine)
+    looking.tell(machine)
     pulled_by_node = [item.peer.node_id for item in shown if item.node_loop]
     if pulled_by_node:
         words = render.clean(f"{node_loop.ADVICE} (it pulls {', '.join(pulled_by_node)})")
@@ -70,10 +69,10 @@ def show(context: typer.Context, peer: ThePeer, as_json: Json = False) -> None:
     """Show one peer: who it is, how it stands, what to do about it, what happened last."""
     settings = settings_of(context)
     with opened(settings) as database:
-        machine = _machine(database, settings)
+        machine = looking.machine_of(database, settings)
         with reading(database) as connection:
             found = find_peer(reads.peers(connection), peer)
-            (shown,) = _shown(connection, [found], settings, machine)
+            (shown,) = looking.shown(connection, [found], settings, machine)
             events = views.events(connection, found.node_id, SHOWN_EVENTS)
     own_end = _own_certificate(settings)
     if as_json:
@@ -84,7 +83,7 @@ def show(context: typer.Context, peer: ThePeer, as_json: Json = False) -> None:
         ]
         print(render.document(document))
         return
-    _tell(machine)
+    looking.tell(machine)
     rows = peer_text.lines(shown, machine)
     if own_end is not None:
         at_ms = machine.now_ms
@@ -155,7 +154,7 @@ def resume(context: typer.Context, peer: ThePeer) -> None:
     with opened(settings) as database:
         found = find_peer(all_peers(database), peer)
         before, after = _changed(database, found, act, clock.now_ms())
-        machine = _machine(database, settings)
+        machine = looking.machine_of(database, settings)
     print(peer_text.resumed(found, before, after, machine))
 
 
@@ -170,39 +169,6 @@ def _changed(
         after = views.peer_view(connection, peer.node_id, now_ms)
     assert after is not None  # noqa: S101 - whoever acts gives the peer its row
     return before, after
-
-
-def _machine(database: Database, settings: Settings) -> Machine:
-    return Machine(
-        now_ms=SystemClock().now_ms(),
-        daemon=daemon.runs(database),
-        hindrance=daemon.hindrance(database, settings),
-        insecure=settings.federation_insecure,
-    )
-
-
-def _shown(
-    connection: Connection, peers: list[PeerRow], settings: Settings, machine: Machine
-) -> list[Shown]:
-    seen = views.peer_views(connection, machine.now_ms)
-    cursors = views.frontiers(connection)
-    looped = node_loop.seen(connection, machine.now_ms)
-    return [
-        Shown(
-            peer=peer,
-            view=seen.get(peer.node_id),
-            cursor=cursors.get(peer.id),
-            node_loop=peer.node_id in looped,
-            poll_interval_s=settings.for_peer(peer.node_id).poll_interval_s,
-        )
-        for peer in peers
-    ]
-
-
-def _tell(machine: Machine) -> None:
-    daemon.tell(machine.daemon)
-    if machine.hindrance is not None:
-        daemon.tell_hindrance(machine.hindrance)
 
 
 def _own_certificate(settings: Settings) -> int | LocalError | None:

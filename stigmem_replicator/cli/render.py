@@ -1,25 +1,45 @@
-"""The only place that makes text for people: tables, times, numbers, failures, summaries."""
+"""The only place that makes text for a terminal: tables, positions, failures, summaries.
+
+Times, durations and rates are those of ``observe.words``, as on the status page.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import Reason, ReplicatorError
 from stigmem_replicator.observe.log import printable
+from stigmem_replicator.observe.words import age, ending, moment, rate, span, until
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.reads import PeerRow
 
+__all__ = [
+    "age",
+    "ahead",
+    "clean",
+    "document",
+    "ending",
+    "failure",
+    "lag",
+    "left_alone",
+    "moment",
+    "pairs",
+    "place",
+    "progress",
+    "pull_document",
+    "pull_summary",
+    "rate",
+    "reasons",
+    "span",
+    "table",
+    "until",
+]
+
 _AHEAD_MS: Final = 300_000  # as far ahead as a page's cursor may lie and still be stored
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3_600
-_DAY_S: Final = 86_400
-_WHOLE_RATE: Final = 10
 
 
 def document(value: object) -> str:
@@ -56,16 +76,6 @@ def clean(text: str) -> str:
     return printable(text, len(text))
 
 
-def moment(at_ms: int | None) -> str:
-    """Return a time as ISO 8601 in UTC to the second, ``never`` for none."""
-    if at_ms is None:
-        return "never"
-    try:
-        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError):
-        return "beyond the year 9999"  # a position may hold any wall part
-
-
 def place(position: str | None) -> str:
     """Return a position of a stream with the time in it."""
     if position is None:
@@ -89,42 +99,9 @@ def left_alone(not_before_ms: int | None, now_ms: int) -> str:
     return f"; it asked not to be asked before {moment(not_before_ms)}: nothing is read until then"
 
 
-def age(at_ms: int | None, now_ms: int) -> str:
-    """Return how long ago a time is, roughly."""
-    if at_ms is None:
-        return "never"
-    return f"{span((now_ms - at_ms) / 1000)} ago"
-
-
-def until(at_ms: int, now_ms: int) -> str:
-    """Return how long it is from now to a time, roughly; ``now`` when it has come."""
-    return "now" if at_ms <= now_ms else f"in {span(math.ceil((at_ms - now_ms) / 1000))}"
-
-
-def ending(at_ms: int, now_ms: int) -> str:
-    """Return when something ends, such as a certificate, with how long that is from now."""
-    left_s = (at_ms - now_ms) / 1000
-    rest = f"{span(left_s)} left" if left_s > 0 else f"expired {span(-left_s)} ago"
-    return f"{moment(at_ms)} ({rest})"
-
-
 def lag(lag_ms: int) -> str:
     """Return how far behind its own sources a peer says that it is."""
     return f"upstream lag {span(lag_ms / 1000)}"
-
-
-def rate(per_s: float) -> str:
-    """Return how many facts a second are new."""
-    return f"{per_s:.0f}/s" if per_s >= _WHOLE_RATE else f"{per_s:.1f}/s"
-
-
-def span(seconds: float) -> str:
-    """Return a duration, roughly."""
-    seconds = max(0.0, seconds)
-    for unit, size in (("d", _DAY_S), ("h", _HOUR_S), ("min", _MINUTE_S)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def failure(error: ReplicatorError) -> str:

@@ -10,6 +10,7 @@ import typer
 from stigmem_replicator.cli.context import check_trust_mode, opened, settings_of
 from stigmem_replicator.observe import log
 from stigmem_replicator.service import process
+from stigmem_replicator.settings import Settings
 
 
 def run(
@@ -21,13 +22,20 @@ def run(
     """Replicate from all active peers until stopped.
 
     Peers start and stop as the node's registry says. SIGTERM and SIGINT end it in good order; a
-    second signal ends it at once.
+    second signal ends it at once. SIGHUP reads the settings again.
     """
-    settings = settings_of(context)
-    check_trust_mode(settings)
-    log.configure(settings.log_level, terminal=sys.stderr.isatty())
+
+    def load() -> Settings:
+        settings = settings_of(context)
+        # Other commands speak for themselves; a daemon's words are its log.
+        log.configure(settings.log_level, terminal=sys.stderr.isatty())
+        check_trust_mode(settings)
+        return settings
+
+    settings = load()
     process.serve(
-        lambda before: opened(settings, own_tables=False, before=before),
+        load,
+        lambda settings, before: opened(settings, own_tables=False, before=before),
         settings,
         migrate=not no_migrate,
     )

@@ -5,15 +5,11 @@ How times are shown is ``render``'s.
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
 
 from stigmem_replicator.errors import Reason, UsageError
-
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])")
+from stigmem_replicator.observe import words
 
 
 def span_ms(text: str, option: str) -> int:
@@ -21,7 +17,7 @@ def span_ms(text: str, option: str) -> int:
 
     Raises :class:`UsageError`, naming the option, for anything else.
     """
-    found = _span_ms(text)
+    found = words.span_ms(text)
     if found is None:
         raise UsageError(
             Reason.USAGE, f"{option} {text!r} is no time", hint="say 90s, 30m, 1h or 2d"
@@ -35,7 +31,7 @@ def future_ms(text: str, option: str, now_ms: int) -> int:
     A moment without a zone is UTC.  Raises :class:`UsageError`, naming the option, for anything
     else and for what is over.
     """
-    span = _span_ms(text)
+    span = words.span_ms(text)
     moment = _moment_ms(text) if span is None else now_ms + span
     if moment is None:
         raise UsageError(
@@ -50,11 +46,6 @@ def future_ms(text: str, option: str, now_ms: int) -> int:
             hint="say a moment to come; one without a zone is UTC",
         )
     return moment
-
-
-def _span_ms(text: str) -> int | None:
-    match = _SPAN.fullmatch(text)
-    return None if match is None else int(match[1]) * _SECONDS[match[2]] * 1000
 
 
 def _moment_ms(text: str) -> int | None:

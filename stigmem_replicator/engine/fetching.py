@@ -38,6 +38,8 @@ class FactSource:
         Raises what :meth:`PeerClient.get` raises, :class:`TransientPeerError` with
         ``malformed_page`` and :class:`PeerBlockedError` with ``wrong_dialect``.
         """
+        clock = self._around.clock
+        began = clock.monotonic()
         query = {"limit": str(fetch.limit)}
         if fetch.cursor is not None:
             query["cursor"] = fetch.cursor
@@ -51,6 +53,7 @@ class FactSource:
             sent_at_ms=got.sent_at_ms,
             duration_ms=got.duration_ms,
         )
+        self._around.counting.page_fetched(clock.monotonic() - began)
         return Fetched(page, answer)
 
     def _token(self) -> str:

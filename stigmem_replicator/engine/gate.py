@@ -36,6 +36,11 @@ class Gate:
         """Why the gate is closed; None while it is open."""
         return self._cause
 
+    @property
+    def closed_at(self) -> float:
+        """When the gate was last closed, in seconds by the clock that never steps."""
+        return self._closed_at
+
     async def passed(self) -> None:
         """Wait until the gate is open."""
         await self._opened.wait()

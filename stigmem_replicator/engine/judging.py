@@ -55,7 +55,10 @@ class Judge:
         Raises :class:`PeerBlockedError` when going on needs an operator; then nothing of this
         page may be written.
         """
+        clock = self._around.clock
+        began = clock.monotonic()
         inspected = await self.again(entries)
+        self._around.counting.page_verified(clock.monotonic() - began)
         self._check_burst(inspected)
         if first:
             self._check_history(inspected)

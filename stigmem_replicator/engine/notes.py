@@ -6,11 +6,12 @@ peers that change at a time write once.  What a standing is, is decided in ``rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Final
 
 import anyio
+from sqlalchemy import Connection
 
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.surroundings import Surroundings
@@ -24,11 +25,15 @@ QUIET_SECONDS: Final = 60.0
 
 
 class Notes:
-    """Collects notes and writes them; make one per process."""
+    """Collects notes and writes them; make one per process.
 
-    def __init__(self, around: Surroundings, gate: Gate) -> None:
+    ``ours`` says whether a peer of this node id is still this process's to write of.
+    """
+
+    def __init__(self, around: Surroundings, gate: Gate, ours: Callable[[str], bool]) -> None:
         self._around = around
         self._gate = gate
+        self._ours = ours
         self._pending: dict[str, Note] = {}
         self._writing: dict[str, Note] = {}
         self._urgent = anyio.Event()
@@ -44,12 +49,17 @@ class Notes:
     def taken_out(self, node_ids: list[str]) -> list[Note]:
         """Return what still waits to be written of these peers, for somebody else to write.
 
-        What is being written of them at the moment is not tried again if that fails.
+        What is being written of them at the moment is among it: should that fail, it is not
+        tried again here.
         """
+        found: list[Note] = []
         for node_id in node_ids:
-            self._writing.pop(node_id, None)
-        found = (self._pending.pop(node_id, None) for node_id in node_ids)
-        return [note for note in found if note is not None]
+            writing, later = self._writing.pop(node_id, None), self._pending.pop(node_id, None)
+            if writing is not None and later is not None:
+                later = merged(writing, later)
+            if (note := later or writing) is not None:
+                found.append(note)
+        return found
 
     def put_back(self, notes: Iterable[Note]) -> None:
         """Have what was taken out and could not be written wait again; what came since is newer."""
@@ -74,9 +84,7 @@ class Notes:
         if not self._writing:
             return
         try:
-            await self._around.writer.run(
-                standings.write, list(self._writing.values()), self._around.clock
-            )
+            await self._around.writer.run(self._write_ours, list(self._writing.values()))
         except BaseException as error:
             self.put_back(self._writing.values())
             if not isinstance(error, LocalError):
@@ -85,6 +93,11 @@ class Notes:
             self._gate.close(error)
         finally:
             self._writing = {}
+
+    def _write_ours(self, connection: Connection, notes: list[Note]) -> None:
+        """Write of the peers that are ours: a session begun anew may have lost some of them."""
+        ours = [note for note in notes if self._ours(note.node_id)]
+        standings.write(connection, ours, self._around.clock)
 
 
 def merged(before: Note, after: Note) -> Note:

@@ -93,6 +93,17 @@ class PageWriter:
         Raises :class:`PeerBlockedError` with ``dead_letters_full``, ``LocalError`` when the
         database fails, and ``UnknownPeerError`` when the peer is no longer active.
         """
+        clock, counting = self._around.clock, self._around.counting
+        began = clock.monotonic()
+        written = await self._write(entries, inspected, progress)
+        if not written.cursor_moved:
+            counting.page_written(clock.monotonic() - began)
+            counting.page_committed(self._peer.node_id)
+        return written
+
+    async def _write(
+        self, entries: Sequence[object], inspected: Inspected, progress: Progress
+    ) -> Written:
         inspected = self._repeats.set_aside(inspected)
         self._trim = await self._check_letters(inspected)
         written: list[Judged] = []

@@ -18,6 +18,7 @@ from stigmem_replicator.engine.places import Places
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.surroundings import Surroundings
+from stigmem_replicator.engine.telling import Teller
 from stigmem_replicator.engine.waiting import rest
 from stigmem_replicator.errors import (
     LocalError,
@@ -32,7 +33,7 @@ from stigmem_replicator.replication.session import CaughtUp
 from stigmem_replicator.replication.states import PeerState, Standing
 from stigmem_replicator.store import records
 from stigmem_replicator.store.reads import CursorRow, PeerRow
-from stigmem_replicator.store.standings import Note, Turn
+from stigmem_replicator.store.standings import Note, Observed, Turn
 
 SLOW_PAGE_SECONDS: Final = 5.0
 """A peer whose pages take longer than this shares the places of those that failed."""
@@ -63,17 +64,17 @@ class PeerTask:
         self._standing = standing
         self._paces = paces_of(self._around.settings)
         self._report = PullReport()
+        self._teller = Teller(peer.node_id, around.clock)
         self._stream = FactStream(
             peer,
             around,
             self._report,
-            Watcher(self._on_page, self._tell),
+            Watcher(self._on_page, self._teller.noted),
             still_held=lambda: around.locks.holds(number),
         )
-        self._log = logger(peer=peer.node_id)
         self._woken = anyio.Event()
         self._woken_for: CursorRow | None = None
-        self._ours_before: CursorRow | None = None
+        self._at_work = False
         self._again = False
         self._due = around.clock.monotonic()
         self._slow = False
@@ -87,6 +88,24 @@ class PeerTask:
     def row(self) -> CursorRow | None:
         """The node's cursor row as this task knows it."""
         return self._stream.row
+
+    @property
+    def report(self) -> PullReport:
+        """What was read of the peer since this task began."""
+        return self._report
+
+    @property
+    def seen(self) -> Observed:
+        """What the peer's answers told of it."""
+        return self._stream.seen
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """How many new facts a second come while the peer is caught up with, None else."""
+        if self._standing.state is not PeerState.CATCHING_UP:
+            return None
+        took = self._around.clock.monotonic() - self._turn_began
+        return (self._report.counts.admitted - self._admitted_before) / max(took, 0.001)
 
     @property
     def standing(self) -> Standing:
@@ -106,13 +125,13 @@ class PeerTask:
     def saw(self, row: CursorRow | None) -> None:
         """Take note of the node's cursor row; when it is not ours, ask as soon as we may.
 
-        Once for a row: what it led to is told by the turn that follows.  Pages that were
-        committed since somebody looked make a row seem foreign that is an earlier one of ours;
-        then a turn is taken for nothing.
+        Once for a row: what it led to is told by the turn that follows.  While a turn is under
+        way its own commits change the row, and it sees for itself what others do to it; what is
+        left to see is there at the next look.
         """
-        ours, before = self._stream.row, self._ours_before
-        self._ours_before = ours
-        if self._attempted_ms is not None and row not in (ours, before, self._woken_for):
+        if self._at_work or self._attempted_ms is None:
+            return
+        if row not in (self._stream.row, self._woken_for):
             self._woken_for = row
             self._wake()
 
@@ -144,6 +163,13 @@ class PeerTask:
             await rest(wait, self._woken, self._around.sleep)
 
     async def _turn(self) -> None:
+        self._at_work = True
+        try:
+            await self._read()
+        finally:
+            self._at_work = False
+
+    async def _read(self) -> None:
         clock, settings = self._around.clock, self._around.settings
         self._again = False
         self._attempted_ms = clock.now_ms()
@@ -179,6 +205,7 @@ class PeerTask:
             self._stand(states.caught_up(self._standing, clock.now_ms(), wait))
         else:
             self._stand(states.more(self._standing, clock.now_ms()))
+        self._teller.pulled(self._report, self._standing.state)
 
     def _on_page(self, report: PullReport) -> None:
         """Say that there is more as soon as it is known: a turn may be long."""
@@ -205,6 +232,7 @@ class PeerTask:
         self._stand_after(error)
 
     def _stand_after(self, error: ReplicatorError) -> None:
+        self._around.counting.attempt_failed(self.peer.node_id, error.reason)
         chance = self._around.random.uniform(0.0, 1.0)
         now_ms = self._around.clock.now_ms()
         self._stand(states.failed(self._standing, error, now_ms, self._paces, chance))
@@ -227,25 +255,7 @@ class PeerTask:
         # A peer that is drained writes anyway: how fast it comes is told after each turn.
         drained = note.turn is not None and after.state is PeerState.CATCHING_UP
         self._shared.notes.post(note, urgent=changed or drained or after.failures > 0)
-        if changed:
-            self._tell_change(before, after)
-
-    def _tell_change(self, before: Standing, after: Standing) -> None:
-        told = {"state": after.state, "before": before.state}
-        if after.reason is None:
-            self._log.info("federation.peer.state", **told)
-            return
-        self._log.warning(
-            "federation.peer.state",
-            **told,
-            reason=after.reason,
-            detail=after.detail,
-            hint=after.hint,
-            failures=after.failures,
-        )
-
-    def _tell(self, words: str) -> None:
-        self._log.info("federation.pull.note", detail=words)
+        self._teller.stood(before, after)
 
 
 def _unexpected(error: Exception, node_id: str) -> ReplicatorError:

@@ -18,6 +18,7 @@ from stigmem_replicator.engine.pages import DryRun, PageWriter
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.worker import Worker, Yielded
+from stigmem_replicator.replication.plan import Counts
 from stigmem_replicator.replication.session import (
     CaughtUp,
     PagingLimits,
@@ -203,11 +204,16 @@ class FactStream:
             FACTS,
             self._around,
             judge,
-            tally=self._report.tally,
+            tally=self._tally,
             row=row,
             commit_number=commit_number,
             still_held=self._still_held,
         )
+
+    def _tally(self, counts: Counts) -> None:
+        """Take note of what is committed."""
+        self._report.tally(counts)
+        self._around.counting.entries_committed(self._peer.node_id, counts)
 
     def _paging(self, max_pages: int | None) -> PagingLimits:
         settings = self._around.settings

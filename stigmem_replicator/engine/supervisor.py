@@ -7,17 +7,19 @@ not, we keep the lock until somebody asks for it.  What a task does is in ``peer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
+from sqlalchemy import Connection
 
 from stigmem_replicator.engine.gate import Gate
-from stigmem_replicator.engine.housekeeping import keep_house
+from stigmem_replicator.engine.housekeeping import House
 from stigmem_replicator.engine.notes import Notes
 from stigmem_replicator.engine.peer_task import PeerTask, Shared
+from stigmem_replicator.engine.picture import Painter
 from stigmem_replicator.engine.places import Places
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, ReplicatorError
@@ -64,11 +66,13 @@ class Supervisor:
         self._around = around
         settings = around.settings
         self._gate = Gate(around.clock)
-        self._notes = Notes(around, self._gate)
+        self._notes = Notes(around, self._gate, self._is_ours)
         self._shared = Shared(self._gate, self._notes, Places(settings.peers_at_once))
         self._registry = Registry(around.database)
         self._sights: Mapping[str, Sight] = {}
         self._running: dict[str, _Running] = {}
+        self._house = House(around, self._gate)
+        self._painter = Painter(around, self._gate, self._house)
         self._seeded = False
 
     async def run(self) -> LocalError:
@@ -80,7 +84,7 @@ class Supervisor:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._notes.run)
-                tasks.start_soon(keep_house, self._around, self._gate)
+                tasks.start_soon(self._house.keep)
                 cause = await self._look_and_act(tasks)
                 tasks.cancel_scope.cancel()
         finally:
@@ -102,10 +106,20 @@ class Supervisor:
             except PeerHeldError as error:
                 # Somebody changes our tables at this moment.
                 logger().info("replicator.waiting", detail=error.message)
+            self._show()
             cause = self._gate.cause
             if cause is not None and cause.reason in ANEW:
                 return cause
             await self._around.sleep(LOOK_SECONDS)
+
+    def _show(self) -> None:
+        """Hang up the picture of now, where somebody looks at it."""
+        board = self._around.board
+        if board is None:
+            return
+        tasks = {node_id: running.task for node_id, running in self._running.items()}
+        board.picture = self._painter.paint(board.picture, self._sights, tasks)
+        board.looked_at = self._around.clock.monotonic()
 
     async def _try_database(self) -> None:
         """Open the gate if the database can be written again; raises :class:`LocalError`."""
@@ -200,19 +214,35 @@ class Supervisor:
 
     async def _write_and_free(self, tasks: Collection[PeerTask], wanted: Mapping[str, str]) -> None:
         """Write how these peers were left, and free those whose lock is still ours."""
-        around = self._around
-        notes = self._notes.taken_out([task.peer.node_id for task in tasks])
-        held = {task.peer.node_id: task.number for task in tasks if around.locks.holds(task.number)}
-        ours = [note for note in notes if note.node_id in held]
-        wanted = {node_id: name for node_id, name in wanted.items() if node_id in held}
+        writer = self._around.writer
+        numbers = {task.peer.node_id: task.number for task in tasks}
+        notes = self._notes.taken_out(list(numbers))
         try:
-            await around.writer.run(standings.leave, ours, list(held), wanted, around.clock)
+            await writer.run(self._write_last, notes, numbers, wanted)
         except BaseException:
             # Still ours, to be written when the database can be, or when we stop.
-            self._notes.put_back(ours)
+            self._notes.put_back(notes)
             raise
         with anyio.CancelScope(shield=True):
-            await around.writer.call(_free, around.locks.free, list(held.values()))
+            await writer.call(_free, self._around.locks.free, list(numbers.values()))
+
+    def _write_last(
+        self,
+        connection: Connection,
+        notes: Sequence[Note],
+        numbers: Mapping[str, int],
+        wanted: Mapping[str, str],
+    ) -> None:
+        """Write how peers were left, those that are ours: a session begun anew may lose some."""
+        holds = self._around.locks.holds
+        held = {node_id for node_id, number in numbers.items() if holds(number)}
+        ours = [note for note in notes if note.node_id in held]
+        wanted = {node_id: name for node_id, name in wanted.items() if node_id in held}
+        standings.leave(connection, ours, held, wanted, self._around.clock)
+
+    def _is_ours(self, node_id: str) -> bool:
+        running = self._running.get(node_id)
+        return running is not None and self._around.locks.holds(running.task.number)
 
     async def _take(self, tasks: TaskGroup, node_ids: list[str]) -> None:
         """Lock those of these peers that are free, and start a task for each."""
@@ -230,12 +260,11 @@ class Supervisor:
             with anyio.CancelScope(shield=True):
                 await around.writer.call(_free, around.locks.free, list(free.values()))
             raise
-        for node_id, number in free.items():
-            if node_id in taken:
-                self._begin(tasks, self._sights[node_id], number, taken[node_id].standing)
-            else:
-                # Its row went between the look and now; the next look tells whether it is back.
-                await around.writer.call(around.locks.free, number)
+        for node_id, found in taken.items():
+            self._begin(tasks, self._sights[node_id], free[node_id], found.standing)
+        # A row that went between the look and now: the next look tells whether it is back.
+        if gone := [number for node_id, number in free.items() if node_id not in taken]:
+            await around.writer.call(_free, around.locks.free, gone)
 
     async def _numbers(self, node_ids: list[str]) -> dict[str, int]:
         """Return the numbers of these peers' locks; one that was never seen gets one."""

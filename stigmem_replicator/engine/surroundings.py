@@ -9,6 +9,8 @@ from stigmem_replicator.engine.identity import Identity
 from stigmem_replicator.engine.threads import Threads
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.observe.board import Board
+from stigmem_replicator.observe.counting import Counting, Uncounted
 from stigmem_replicator.protocol.envelope import ENVELOPES, Envelope
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
@@ -19,7 +21,10 @@ from stigmem_replicator.transport.network import Network
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The parts that are made once a process; ``process`` is how it names itself to others."""
+    """The parts that are made once a process; ``process`` is how it names itself to others.
+
+    ``counting`` takes note of what happens; ``board``, where there is one, shows how all stands.
+    """
 
     database: Database
     settings: Settings
@@ -34,6 +39,8 @@ class Surroundings:
     random: Random
     new_id: NewId
     threads: Threads = field(default_factory=Threads)
+    counting: Counting = field(default_factory=Uncounted)
+    board: Board | None = None
 
     @property
     def envelope(self) -> Envelope:

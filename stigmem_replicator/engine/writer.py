@@ -15,6 +15,8 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from stigmem_replicator.clock import Clock, Random, Sleep
+from stigmem_replicator.observe.board import Board
+from stigmem_replicator.observe.counting import Counting, Uncounted
 from stigmem_replicator.replication import pacing
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import apply
@@ -36,13 +38,23 @@ class Writer:
     """Writes batches in the order in which they come; make one per database."""
 
     def __init__(
-        self, database: Database, settings: Settings, clock: Clock, sleep: Sleep, random: Random
+        self,
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        sleep: Sleep,
+        random: Random,
+        *,
+        counting: Counting | None = None,
+        board: Board | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
         self._sleep = sleep
         self._random = random
+        self._counting = counting or Uncounted()
+        self._board = board
         self._turn = anyio.Lock()
         self._thread = CapacityLimiter(1)
         self._free_at = 0.0
@@ -56,7 +68,7 @@ class Writer:
         """Write one batch.  A commit that has begun is not cancelled: it is waited for."""
         async with self._turn:
             await self._stay_away()
-            outcome = await anyio.to_thread.run_sync(self._apply, write, limiter=self._thread)
+            outcome = await self._in_thread(self._apply, write)
             if isinstance(outcome, NotWritten):
                 # Somebody else just wrote: let them go on before the page is tried again.
                 self._others_at = self._clock.monotonic()
@@ -72,18 +84,28 @@ class Writer:
         """Run one of the small transactions: ``work(connection, *args)``."""
         async with self._turn:
             await self._stay_away()
-            return await anyio.to_thread.run_sync(self._transact, work, args, limiter=self._thread)
+            return await self._in_thread(self._transact, work, args)
 
     async def call(self, work: Callable[..., T], *args: object) -> T:
         """Run ``work(*args)``, which uses the writer's connection but writes nothing."""
         async with self._turn:
-            return await anyio.to_thread.run_sync(work, *args, limiter=self._thread)
+            return await self._in_thread(work, *args)
 
     async def _tidy(self, rows: int) -> None:
         self._rows_since_tidy += rows
         if self._rows_since_tidy >= TIDY_ROWS:
             self._rows_since_tidy = 0
-            await anyio.to_thread.run_sync(tidy, self._database, limiter=self._thread)
+            await self._in_thread(tidy, self._database)
+
+    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """Run one piece of work in the writer's thread, and show since when it is busy."""
+        if self._board is not None:
+            self._board.writing_since = self._clock.monotonic()
+        try:
+            return await anyio.to_thread.run_sync(work, *args, limiter=self._thread)
+        finally:
+            if self._board is not None:
+                self._board.writing_since = None
 
     def _apply(self, write: BatchWrite) -> Committed | NotWritten:
         self._check_room()
@@ -103,6 +125,7 @@ class Writer:
             await self._sleep(wait)
 
     def _pace(self, outcome: Committed) -> None:
+        self._counting.write_lock(held_s=outcome.held_s, waited_s=outcome.waited_s)
         now = self._clock.monotonic()
         noticed = outcome.waited_s > WAIT_NOTICED_SECONDS
         if self._data_version not in (None, outcome.data_version):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.replication import rows
@@ -60,9 +60,12 @@ class Siblings:
     count: int = 0
 
 
+Word = TypeVar("Word", bound=str)
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the entries of a page."""
+    """What became of the entries of a page; ``skewed`` are rejected ones by their clock's side."""
 
     admitted: int = 0
     duplicates: int = 0
@@ -70,6 +73,7 @@ class Counts:
     refused_before: Mapping[Reason, int] = field(default_factory=dict)
     conflicts: int = 0
     conflicts_capped: int = 0
+    skewed: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
         """Add up two pages."""
@@ -80,10 +84,11 @@ class Counts:
             _merged(self.refused_before, other.refused_before),
             self.conflicts + other.conflicts,
             self.conflicts_capped + other.conflicts_capped,
+            _merged(self.skewed, other.skewed),
         )
 
 
-def _merged(one: Mapping[Reason, int], other: Mapping[Reason, int]) -> Mapping[Reason, int]:
+def _merged(one: Mapping[Word, int], other: Mapping[Word, int]) -> Mapping[Word, int]:
     return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
 
 
@@ -210,7 +215,9 @@ def _plan_conflicts(batch: Batch, admit: Admit, before: Siblings, context: PageC
 
 
 def _plan_rejected(batch: Batch, item: Judged, reject: Reject, context: PageContext) -> None:
-    batch.counts += Counts(rejected={reject.reason: 1})
+    direction = reject.facts.get("direction")
+    skewed = {direction: 1} if isinstance(direction, str) else {}
+    batch.counts += Counts(rejected={reject.reason: 1}, skewed=skewed)
     batch.dead_letters.append(rows.dead_letter(item, reject, context))
     batch.text_bytes += len(item.payload)
     if item.audited:

@@ -21,6 +21,8 @@ from stigmem_replicator.engine.identity import Identity, doubt_about_key, load_i
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
+from stigmem_replicator.observe.board import Board
+from stigmem_replicator.observe.counting import Counting, Uncounted
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.settings import Settings, insecure_warning, warnings_about_keys
 from stigmem_replicator.store import own_schema
@@ -33,11 +35,18 @@ from stigmem_replicator.transport.network import Network, open_network
 
 @contextmanager
 def prepared(
-    database: Database, settings: Settings, command: str, make_tables: Callable[[], object]
+    database: Database,
+    settings: Settings,
+    command: str,
+    make_tables: Callable[[], object],
+    *,
+    counting: Counting | None = None,
+    board: Board | None = None,
 ) -> Iterator[Surroundings]:
     """Yield what work on peers needs; at the end every peer is free.
 
-    ``command`` is how this process names itself to others.  ``make_tables`` brings our own
+    ``command`` is how this process names itself to others; ``counting`` and ``board`` are for
+    whoever watches it.  ``make_tables`` brings our own
     tables into order, once all else is, and before a lock is taken.  Raises ``LocalError``.
     """
     clock = SystemClock()
@@ -50,7 +59,15 @@ def prepared(
         yield Surroundings(
             database=database,
             settings=settings,
-            writer=Writer(database, settings, clock, system_sleep, SystemRandom()),
+            writer=Writer(
+                database,
+                settings,
+                clock,
+                system_sleep,
+                SystemRandom(),
+                counting=counting,
+                board=board,
+            ),
             trust=trust,
             identity=identity,
             locks=locks,
@@ -60,7 +77,16 @@ def prepared(
             sleep=system_sleep,
             random=SystemRandom(),
             new_id=system_new_id,
+            counting=counting or Uncounted(),
+            board=board,
         )
+
+
+def check(database: Database, settings: Settings, clock: Clock) -> None:
+    """Check that work could begin with these settings.  Raises ``LocalError``."""
+    load_identity(database, settings)
+    open_network(settings, clock, system_sleep)
+    TrustBook(database, settings, clock)
 
 
 def require_tables(database: Database, *, present: bool = True) -> None:

@@ -1,182 +1,188 @@
-"""The daemon as a process: how it starts, what signals do, and a database opened anew.
+"""The daemon as a process: how it starts, and what signals do.
 
 Which peers run and what they do is the engine's.  A first signal ends everything in good order;
 a second one, or a deadline, ends the process where it stands, which is safe at any moment.
+SIGHUP reads the settings again: good ones are swapped in, bad ones change nothing.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from typing import Final, NoReturn, TypeAlias
+from contextlib import ExitStack
+from typing import Final, NoReturn
 
 import anyio
 import anyio.to_thread
 
+from stigmem_replicator import __version__
+from stigmem_replicator.clock import Clock, SystemClock, system_sleep
 from stigmem_replicator.engine.supervisor import Supervisor
 from stigmem_replicator.engine.surroundings import Surroundings
-from stigmem_replicator.errors import (
-    ExitCode,
-    LocalError,
-    PeerHeldError,
-    Reason,
-    ReplicatorError,
-    first_of,
-)
+from stigmem_replicator.errors import ExitCode, ReplicatorError, first_of
+from stigmem_replicator.observe.board import Board, Picture
 from stigmem_replicator.observe.log import logger
-from stigmem_replicator.service import preparing, upgrading
-from stigmem_replicator.settings import Settings
-from stigmem_replicator.store.engine import Database
-from stigmem_replicator.store.guard import FileGuard, Files
-
-COMMAND: Final = "run"
-"""How the daemon names itself as the holder of a peer."""
+from stigmem_replicator.observe.metrics import Metrics
+from stigmem_replicator.service import notify, preparing, reloading
+from stigmem_replicator.service.health import Patience
+from stigmem_replicator.service.http import Endpoint
+from stigmem_replicator.service.manager import Manager, status_words
+from stigmem_replicator.service.notify import Notifier
+from stigmem_replicator.service.opening import OpenDatabase, Opening
+from stigmem_replicator.service.site import Application, Site
+from stigmem_replicator.settings import Settings, listening_warning
 
 STOPPING_SECONDS: Final = 4.5
 """How long a process that was told to stop may take."""
 
-OPEN_AGAIN_SECONDS: Final = 2.0
-TOLD_AGAIN_SECONDS: Final = 60.0
-PATIENCE_SECONDS: Final = 10.0
-
-OpenDatabase: TypeAlias = Callable[[Files | None], AbstractContextManager[Database]]
-"""Opens the database; takes the files that were open under its name before."""
+LoadSettings = Callable[[], Settings]
+"""Reads all settings again.  Raises :class:`LocalError`."""
 
 
-class _Opening:
-    """The database and what goes with it, opened and closed together."""
-
-    def __init__(self, open_database: OpenDatabase, settings: Settings, *, migrate: bool) -> None:
-        self._open_database = open_database
-        self._settings = settings
-        self._migrate = migrate
-        self._stack = ExitStack()
-        self._guard: FileGuard | None = None
-        self._before: Files | None = None
-
-    def open(self) -> Surroundings:
-        """Open all of it.  Raises :class:`LocalError`."""
-        with ExitStack() as stack:
-            database = stack.enter_context(self._open_database(self._before))
-
-            def make_tables() -> None:
-                if self._migrate:
-                    upgrading.upgrade(database, PATIENCE_SECONDS, _tell)
-                else:
-                    preparing.require_tables(database)
-
-            around = stack.enter_context(
-                preparing.prepared(database, self._settings, COMMAND, make_tables)
-            )
-            self._stack = stack.pop_all()
-            self._guard = database.guard
-        return around
-
-    def close(self) -> None:
-        """Free every peer and close the database."""
-        if self._guard is not None:
-            self._before, self._guard = self._guard.files, None
-        self._stack.close()
-
-
-def serve(open_database: OpenDatabase, settings: Settings, *, migrate: bool) -> None:
+def serve(
+    load: LoadSettings, open_database: OpenDatabase, settings: Settings, *, migrate: bool
+) -> None:
     """Replicate until told to stop by SIGTERM or SIGINT.
 
     ``migrate`` lets our own tables be created and upgraded.  Raises :class:`LocalError` when it
     cannot start.
     """
-    opening = _Opening(open_database, settings, migrate=migrate)
-    around = opening.open()
-    try:
+    clock = SystemClock()
+    now_ms = clock.now_ms()
+    board = Board(Picture(__version__, os.getpid(), now_ms, now_ms, settings.location_shown))
+    metrics = Metrics(board, clock)
+    opening = Opening(open_database, settings, board, metrics, migrate=migrate)
+    patience = Patience.with_database_timeout(settings.database_timeout_s)
+    with ExitStack() as stack:
+        notifier = notify.to_manager(os.environ)
+        stack.callback(notifier.close)
+        around = opening.open()
+        stack.callback(opening.close)
+        if (exposed := listening_warning(settings)) is not None:
+            logger().warning("replicator.http.exposed", detail=exposed)
+        if settings.http_listen is not None:
+            site = Site(board, metrics, clock, patience, clock.monotonic())
+            origin = settings.origin("http_listen")
+            stack.enter_context(
+                Endpoint(settings.http_listen, Application(site), clock, origin=origin)
+            )
         logger().info("replicator.started", database=around.database.name, pid=os.getpid())
-        anyio.run(_run, opening, around)
-    finally:
-        opening.close()
+        daemon = _Daemon(load, opening, around, notifier, board, metrics, clock)
+        anyio.run(daemon.run, patience)
     logger().info("replicator.stopped")
 
 
-async def _run(opening: _Opening, around: Surroundings) -> None:
-    # Raised after the group is done with: what is raised inside `except*` is grouped again.
-    failure: ReplicatorError | None = None
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
-            await _supervise(opening, around)
-    except* ReplicatorError as group:
-        failure = first_of(group)
-    if failure is not None:
-        raise failure
+class _Daemon:
+    """What runs until a signal ends it."""
 
+    def __init__(
+        self,
+        load: LoadSettings,
+        opening: Opening,
+        around: Surroundings,
+        notifier: Notifier,
+        board: Board,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._load = load
+        self._opening = opening
+        self._around = around
+        self._notifier = notifier
+        self._board = board
+        self._metrics = metrics
+        self._clock = clock
+        # Cancelled when the settings changed: then all that rests on them begins anew.
+        self._working: anyio.CancelScope | None = None
 
-async def _supervise(opening: _Opening, around: Surroundings) -> NoReturn:
-    """Run the peers of the database, and of the one that takes its place, until cancelled."""
-    while True:
-        cause = await Supervisor(around).run()
-        await anyio.to_thread.run_sync(opening.close)
-        around = await _open_again(opening, cause)
-
-
-async def _open_again(opening: _Opening, cause: ReplicatorError) -> Surroundings:
-    """Open the database as soon as that is possible; says why it is not, once a minute at most.
-
-    Raises :class:`LocalError` when our own tables are of a newer version, which no wait mends.
-    """
-    told_at = anyio.current_time()
-    while True:
-        try:
-            around = await anyio.to_thread.run_sync(opening.open, abandon_on_cancel=True)
-        except (LocalError, PeerHeldError) as error:
-            if error.reason is Reason.OWN_SCHEMA_OUTDATED:
-                raise
-            if error.reason is not cause.reason or (
-                anyio.current_time() - told_at > TOLD_AGAIN_SECONDS
-            ):
-                cause, told_at = error, anyio.current_time()
-                logger().error(
-                    "replicator.local_db",
-                    gate="closed",
-                    reason=Reason.LOCAL_DB,
-                    cause=error.reason,
-                    detail=error.message,
-                    hint=error.hint,
-                )
-            await anyio.sleep(OPEN_AGAIN_SECONDS)
-            continue
-        schema = around.database.schema
-        logger().info(
-            "replicator.local_db",
-            gate="open",
-            reason=Reason.LOCAL_DB,
-            cause=cause.reason,
-            wire_version=schema.dialect,
-            newest_migration=schema.newest,
+    async def run(self, patience: Patience) -> None:
+        """Replicate until a signal ends it."""
+        watchdog_s = notify.patience_s(os.environ, os.getpid())
+        manager = Manager(
+            self._notifier, self._board, patience, watchdog_s, self._clock, system_sleep
         )
-        return around
+        # Raised after the group is done with: what is raised inside `except*` is grouped again.
+        failure: ReplicatorError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._heed_signals, tasks.cancel_scope)
+                tasks.start_soon(manager.keep_told)
+                await self._supervise()
+        except* ReplicatorError as group:
+            failure = first_of(group)
+        if failure is not None:
+            raise failure
 
+    async def _supervise(self) -> NoReturn:
+        """Run the peers of the database, and of the one that takes its place, until cancelled."""
+        while True:
+            cause: ReplicatorError | None = None
+            with anyio.CancelScope() as working:
+                self._working = working
+                cause = await Supervisor(self._around).run()
+            self._around = await self._opening.open_anew(cause, self._clock, system_sleep)
 
-async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            logger().info("replicator.stopping", signal=signal.Signals(number).name)
-            break
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    deadline = threading.Timer(STOPPING_SECONDS, _end_where_it_stands)
-    deadline.daemon = True
-    deadline.start()
-    scope.cancel()
+    async def _heed_signals(self, scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    name = signal.Signals(number).name
+                    logger().info("replicator.stopping", signal=name)
+                    break
+                await self._reload()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        self._notifier.stopping("stopping")
+        deadline = threading.Timer(STOPPING_SECONDS, _end_where_it_stands)
+        deadline.daemon = True
+        deadline.start()
+        scope.cancel()
+
+    async def _reload(self) -> None:
+        """Read the settings again, and begin anew with those that are good."""
+        # While it still starts there is nothing to reload, and nothing to be ready with.
+        up = self._board.picture.ready
+        if up:
+            self._notifier.reloading(self._clock.monotonic())
+        try:
+            settings = await anyio.to_thread.run_sync(self._read_again)
+        except ReplicatorError as error:
+            self._metrics.reloaded(successful=False)
+            logger().error(
+                "replicator.reload",
+                result="refused",
+                reason=error.reason,
+                detail=error.message,
+                hint=error.hint,
+            )
+        else:
+            self._metrics.reloaded(successful=True)
+            self._swap(settings)
+        if up:
+            self._notifier.ready(status_words(self._board.picture))
+
+    def _read_again(self) -> Settings:
+        settings = self._load()
+        preparing.check(self._around.database, settings, self._clock)
+        return settings
+
+    def _swap(self, settings: Settings) -> None:
+        change = reloading.change(self._opening.settings, settings)
+        logger().info(
+            "replicator.reload",
+            result="applied" if change.applied else "nothing changed",
+            changed=change.applied,
+            **({"needs_restart": change.restart} if change.restart else {}),
+        )
+        if change.applied:
+            self._opening.settings = change.settings
+            if self._working is not None:
+                self._working.cancel()
 
 
 def _end_where_it_stands() -> None:
     """End the process: a transaction that is open is rolled back, and every lock falls."""
     logger().warning("replicator.stopped", detail="not everything had ended in time")
-    sys.stderr.flush()
     os._exit(ExitCode.DONE)
-
-
-def _tell(words: str) -> None:
-    logger().info("replicator.waiting", detail=words)

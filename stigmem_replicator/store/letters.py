@@ -79,3 +79,13 @@ def chunk(connection: Connection, narrowing: Narrowing, after: Key | None) -> li
 def key(letter: LetterView) -> Key:
     """Return what names a letter."""
     return letter.node_id, letter.stream, letter.entry_id
+
+
+def open_counts(connection: Connection) -> dict[str, int]:
+    """Return how many open dead letters each peer has that has any, by node id."""
+    rows = connection.execute(
+        select(DeadLetter.node_id, func.count())
+        .where(DeadLetter.status == "open")
+        .group_by(DeadLetter.node_id)
+    )
+    return {row[0]: row[1] for row in rows}

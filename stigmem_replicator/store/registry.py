@@ -7,13 +7,14 @@ is decided in the engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from sqlalchemy import Connection, select
 from sqlalchemy.pool import PoolProxiedConnection
 
-from stigmem_replicator.store import reads, schema
+from stigmem_replicator.replication.states import Standing
+from stigmem_replicator.store import reads, schema, standings
 from stigmem_replicator.store.engine import Database, local_errors, reading
 from stigmem_replicator.store.node_models import ReplicationCursor
 from stigmem_replicator.store.own_models import PeerStatus
@@ -25,7 +26,7 @@ class Sight:
     """One peer as the tables have it; times are milliseconds since 1970.
 
     ``number`` is that of its lock, None before it has one; ``wanted_by`` names a process that
-    asks for it.
+    asks for it.  ``standing`` and what follows is what was written of it last.
     """
 
     peer: PeerRow
@@ -36,6 +37,11 @@ class Sight:
     resumed_at_ms: int | None = None
     wanted_by: str | None = None
     wanted_at_ms: int | None = None
+    standing: Standing = field(default_factory=Standing)
+    caught_up_ms: int | None = None
+    last_success_ms: int | None = None
+    certificate_not_after_ms: int | None = None
+    upstream_lag_ms: int | None = None
 
     @property
     def workable(self) -> bool:
@@ -43,7 +49,8 @@ class Sight:
         return self.peer.status == "active" and self.paused_at_ms is None
 
 
-_OWN: Final = tuple(item.name for item in fields(Sight) if item.name not in ("peer", "cursor"))
+_OTHERS: Final = frozenset({"peer", "cursor", "standing"})
+_OWN: Final = tuple(item.name for item in fields(Sight) if item.name not in _OTHERS)
 """What of a sight stands in our own table, under the same names."""
 
 
@@ -109,8 +116,11 @@ def _sights(connection: Connection) -> dict[str, Sight]:
         )
     }
     columns = [getattr(PeerStatus, name) for name in _OWN]
+    stood = standings.all_standings(connection)
     rows = connection.execute(select(PeerStatus.node_id, *columns))
-    ours = {row[0]: dict(zip(_OWN, row[1:], strict=True)) for row in rows}
+    ours = {
+        row[0]: {**dict(zip(_OWN, row[1:], strict=True)), "standing": stood[row[0]]} for row in rows
+    }
     return {
         peer.node_id: Sight(peer, cursors.get(peer.id), **ours.get(peer.node_id, {}))
         for peer in reads.peers(connection)

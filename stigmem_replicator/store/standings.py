@@ -150,13 +150,6 @@ def enlist_all(connection: Connection, node_ids: Sequence[str], clock: Clock) ->
     return numbers | given
 
 
-def peer_number(connection: Connection, node_id: str) -> int:
-    """Return the number by which a peer is locked."""
-    return connection.execute(
-        select(PeerStatus.number).where(PeerStatus.node_id == node_id)
-    ).scalar_one()
-
-
 def commit_number(connection: Connection, node_id: str) -> int:
     """Return how many commits of ours a peer has had."""
     return connection.execute(
@@ -185,6 +178,12 @@ def standing(connection: Connection, node_id: str) -> Standing:
     """Return how a peer stands, as was written last; that of a new peer when nothing was."""
     row = connection.execute(select(*_STANDING).where(PeerStatus.node_id == node_id)).first()
     return Standing() if row is None else _standing(row)
+
+
+def all_standings(connection: Connection) -> dict[str, Standing]:
+    """Return how every peer stands that has a row, by node id."""
+    rows = connection.execute(select(PeerStatus.node_id, *_STANDING))
+    return {row.node_id: _standing(row) for row in rows}
 
 
 def _standing(row: Row[tuple[object, ...]]) -> Standing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,8 @@ import typer
 from stigmem_replicator.cli.app import app
 from stigmem_replicator.store.locks import SUFFIX
 from tests.e2e.announcing import announced
+from tests.json_document import Table, deviations, tables
 from tests.nodes.certificates import Authority
-from tests.nodes.environment import REPOSITORY
 from tests.pages.origin import now_ms
 from tests.pages.poison import poison, serve
 from tests.pages.receiver import Receiver
@@ -26,71 +25,13 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.e2e.here", "tests.pages.fixtures")
 
-DOCUMENT = REPOSITORY / "docs" / "cli-json.md"
-TYPES = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "text",
-    list: "array",
-    dict: "object",
-    type(None): "null",
-}
 OTHER = "stigmem:node:other"
 EXPORTS = {"cursor export", "dead-letters export"}
 
-Table = dict[str, frozenset[str]]
-Seen = dict[str, set[str]]
 
-
-def tables() -> dict[str, Table]:
-    """The document's tables: command, then path, then the types that it may have."""
-    found: dict[str, Table] = {}
-    command = ""
-    for line in DOCUMENT.read_text("utf-8").splitlines():
-        if heading := re.fullmatch(r"## `([a-z -]+)`", line):
-            command = heading[1].removesuffix(" --json")
-            found[command] = {}
-        elif row := re.fullmatch(r"\| `([^`]+)` \| ([a-z ]+) \|.*\|", line):
-            assert row[1] not in found[command], f"{command}: {row[1]} twice"
-            found[command][row[1]] = frozenset(row[2].split(" or "))
-    return found
-
-
-def paths(value: object, table: Table, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every path of a document with its type; keys that are not fixed are as the table has them."""
-    if path:
-        yield path, TYPES[type(value)]
-    if "any" in table.get(path, ()):
-        return
-    if isinstance(value, list):
-        for item in value:
-            yield from paths(item, table, f"{path}[]")
-    elif isinstance(value, dict):
-        begin = f"{path}." if path else ""
-        free = next((name for name in table if name.startswith(f"{begin}<")), None)
-        name = None if free is None else free[: free.index(">") + 1]
-        for key, item in value.items():
-            yield from paths(item, table, name or f"{begin}{key}")
-
-
-def deviations(command: str, documents: list[Any], table: Table) -> list[str]:
-    """What the documents that a command printed have, or lack, against its table."""
-    seen: Seen = {}
-    for document in documents:
-        for path, kind in paths(document, table):
-            seen.setdefault(path, set()).add(kind)
-    wrong = [f"{command}: {path} is not described" for path in sorted(seen.keys() - table.keys())]
-    for path, allowed in table.items():
-        kinds = frozenset(seen.get(path, ()))
-        missing, unknown = allowed - kinds, kinds - allowed
-        if "any" in allowed:
-            missing, unknown = frozenset(() if kinds else allowed), frozenset()
-        elif "number" in allowed:
-            unknown -= {"integer"}
-        wrong += [f"{command}: {path} is never {kind}" for kind in sorted(missing)]
-        wrong += [f"{command}: {path} is {kind}" for kind in sorted(unknown)]
-    return wrong
+def described() -> dict[str, Table]:
+    """The document's tables of commands."""
+    return {name: table for name, table in tables().items() if not name.startswith("/")}
 
 
 class Recorder:
@@ -157,12 +98,12 @@ def test_every_document_is_as_described(
     assert not shown["insecure"]
     fail(record, bare_receiver, server.node_id, tmp_path)
 
-    described = tables()
-    assert record.printed.keys() == described.keys()
+    commands_described = described()
+    assert record.printed.keys() == commands_described.keys()
     wrong = [
         line
         for command, documents in record.printed.items()
-        for line in deviations(command, documents, described[command])
+        for line in deviations(command, documents, commands_described[command])
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -254,7 +195,7 @@ def test_every_command_that_prints_json_is_described() -> None:
         for path, command in commands(typer.main.get_command(app))
         if any("--json" in parameter.opts for parameter in command.params)
     }
-    assert asked | EXPORTS == tables().keys()
+    assert asked | EXPORTS == described().keys()
 
 
 WRITING = {
@@ -272,7 +213,7 @@ WRITING = {
 def test_every_reading_command_prints_json() -> None:
     """What only reads has `--json`, or is an export and JSON by itself."""
     leaves = {path for path, _ in commands(typer.main.get_command(app))}
-    assert leaves - WRITING == tables().keys()
+    assert leaves - WRITING == described().keys()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,13 @@ def test_warnings_alone_are_no_failure(here: Here, adopted: Receiver) -> None:
     assert document["usable"]
 
 
+def test_a_status_page_that_others_reach_is_a_warning(here: Here, adopted: Receiver) -> None:
+    env = {"STIGMEM_REPLICATOR_HTTP_LISTEN": "0.0.0.0:9765"}
+    result = here("config", "check", db=adopted.database, env=env)
+    assert result.code == 0
+    assert "warning: http_listen is 0.0.0.0:9765 (from environment" in result.stdout
+
+
 def test_check_of_a_database_that_cannot_be_opened(here: Here, tmp_path: Path) -> None:
     result = here("config", "check", db=tmp_path / "missing.db")
     assert result.code == 3

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from stigmem_replicator.engine.gate import Gate
-from stigmem_replicator.engine.housekeeping import EVERY_SECONDS, keep_house
+from stigmem_replicator.engine.housekeeping import EVERY_SECONDS, House
 from stigmem_replicator.store import events
 from stigmem_replicator.store.engine import writing
 from tests.engine.engine_room import Engine, engine_of
@@ -43,7 +43,7 @@ async def keep(engine: Engine, *acts: Callable[[], None]) -> list[dict[str, Any]
     rounds = Rounds(*acts)
     around = replace(engine.around, sleep=rounds)
     with capture_logs() as told, rounds.scope:
-        await keep_house(around, Gate(around.clock))
+        await House(around, Gate(around.clock)).keep()
     return [dict(line) for line in told]
 
 
@@ -54,7 +54,7 @@ async def test_the_nodes_own_loop_is_told_once(receiver: Receiver) -> None:
         def moved() -> None:
             with writing(engine.around.database) as connection:
                 actor, clock = events.REPLICATOR, engine.around.clock
-                events.note(connection, "p", events.CURSOR_MOVED, actor, {}, clock)
+                events.note(connection, "p", events.CURSOR_MOVED, actor, {"after": "1.0"}, clock)
 
         told = await keep(engine, moved, moved, lambda: None)
     (line,) = told

@@ -107,7 +107,11 @@ def test_what_is_written_is_stamped_past_the_node(
     add_fact(node, "ahead", f"{ahead_ms}.41", entity="another")
     committed(database, write, clock)
     stamps = {row["id"]: row["hlc"] for row in node.rows("facts")}
-    ours = [HlcState(*hlc.parse(stamp)) for name, stamp in stamps.items() if name not in ("ahead", "s-1")]
+    ours = [
+        HlcState(*hlc.parse(stamp))
+        for name, stamp in stamps.items()
+        if name not in ("ahead", "s-1")
+    ]
     assert ours
     assert min(ours) > HlcState(ahead_ms, 41)
     assert len(set(ours)) == len(ours)

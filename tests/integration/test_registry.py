@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.replication.states import Standing
 from stigmem_replicator.store import events, standings
 from stigmem_replicator.store.engine import Database, writing
 from stigmem_replicator.store.reads import CursorRow
@@ -45,7 +46,8 @@ def test_a_peer_is_seen_with_all_that_is_known_of_it(
     node: NodeDatabase, database: Database, registry: Registry, clock: FakeClock
 ) -> None:
     """Its row, its cursor, its lock's number, a pause, and who wants it."""
-    assert looked(registry) == {PEER.node_id: Sight(PEER, None, number=1)}
+    (first,) = looked(registry).values()
+    assert first == Sight(PEER, None, number=1, standing=Standing(since_ms=NOW_MS))
     node.insert(
         "replication_cursors", peer_id=PEER.id, direction="inbound", cursor="5.0", updated_at="then"
     )

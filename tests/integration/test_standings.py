@@ -55,7 +55,7 @@ def test_each_peer_has_its_own_number_for_good(
         standings.enlist(connection, "c", clock)
         numbers = standings.enlist_all(connection, [PEER.node_id, "d", "b"], clock)
         assert numbers == {PEER.node_id: 1, "b": 2, "d": 5}
-        assert standings.peer_number(connection, "c") == 4
+        assert standings.enlist_all(connection, ["c"], clock) == {"c": 4}
     assert len(node.rows("replicator_peers")) == 5
 
 

@@ -106,16 +106,29 @@ def test_the_node_s_own_loop_is_seen_by_cursors_that_it_moves(
 ) -> None:
     """Two within a quarter of an hour; one may be an operator's, and so is what one did here."""
 
-    def note(event: str, actor: str) -> None:
+    def note(event: str, after: str | None, actor: str = events.REPLICATOR) -> None:
         with writing(database) as connection:
-            events.note(connection, PEER.node_id, event, actor, {}, clock)
+            events.note(connection, PEER.node_id, event, actor, {"after": after}, clock)
 
-    note(events.CURSOR_MOVED, events.REPLICATOR)
-    note(events.CURSOR_MOVED, "somebody")
-    note(events.CURSOR_RESET, events.REPLICATOR)
+    note(events.CURSOR_MOVED, "1.0")
+    note(events.CURSOR_RESET, "2.0", "somebody")
     assert looped(database, clock) == frozenset()
     clock.advance(14 * 60)
-    note(events.CURSOR_MOVED, events.REPLICATOR)
+    note(events.CURSOR_MOVED, "3.0")
     assert looped(database, clock) == {PEER.node_id}
     clock.advance(60)
+    assert looped(database, clock) == frozenset()
+
+
+def test_pages_in_flight_when_an_operator_set_the_cursor_are_no_loop(
+    database: Database, clock: FakeClock
+) -> None:
+    """They find it where he has put it, or at the beginning, where the loop never goes."""
+    for after in (None, "5.0"):
+        with writing(database) as connection:
+            for event, actor in (
+                (events.CURSOR_RESET, "somebody"),
+                (events.CURSOR_MOVED, events.REPLICATOR),
+            ):
+                events.note(connection, PEER.node_id, event, actor, {"after": after}, clock)
     assert looped(database, clock) == frozenset()
