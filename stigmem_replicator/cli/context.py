@@ -32,7 +32,11 @@ class Invocation:
 
     def settings(self) -> Settings:
         """Read all settings and set up logging by them.  Raises :class:`LocalError`."""
-        return _log_by(load(self._places()))
+        return _log_by(self.read())
+
+    def read(self) -> Settings:
+        """Read all settings and leave logging as it is.  Raises :class:`LocalError`."""
+        return load(self._places())
 
     def review(self) -> Review:
         """Read all settings, set up logging by them, and say what is wrong with them."""

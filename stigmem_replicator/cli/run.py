@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from stigmem_replicator.cli.context import check_trust_mode, opened, settings_of
-from stigmem_replicator.observe import log
+from stigmem_replicator.cli.context import Invocation, check_trust_mode, opened
 from stigmem_replicator.service import process
 from stigmem_replicator.settings import Settings
 
@@ -24,11 +22,10 @@ def run(
     Peers start and stop as the node's registry says. SIGTERM and SIGINT end it in good order; a
     second signal ends it at once. SIGHUP reads the settings again.
     """
+    invocation: Invocation = context.obj
 
     def load() -> Settings:
-        settings = settings_of(context)
-        # Other commands speak for themselves; a daemon's words are its log.
-        log.configure(settings.log_level, terminal=sys.stderr.isatty())
+        settings = invocation.read()
         check_trust_mode(settings)
         return settings
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from stigmem_replicator.cli import looking, render, status_text, times
 from stigmem_replicator.cli.context import opened, settings_of
-from stigmem_replicator.cli.status_text import Glance, Verdict
+from stigmem_replicator.cli.status_text import Glance
 from stigmem_replicator.clock import system_pause
 from stigmem_replicator.errors import ExitCode, LocalError, Reason, UsageError
 from stigmem_replicator.settings import Settings, insecure_warning
@@ -59,15 +59,15 @@ def status(
     """
     if watch and (check or as_json):
         raise UsageError(Reason.USAGE, "--watch goes with neither --check nor --json")
-    if max_lag is not None and not (check or as_json):
-        raise UsageError(Reason.USAGE, "--max-lag goes with --check or --json")
+    if max_lag is not None and not (watch or check or as_json):
+        raise UsageError(Reason.USAGE, "--max-lag goes with --check, --watch or --json")
     max_lag_ms = times.span_ms(MAX_LAG if max_lag is None else max_lag, "--max-lag")
 
     if check and not as_json:
         raise typer.Exit(_check(context, max_lag_ms))
     settings = settings_of(context)
     if watch:
-        _watch(lambda: _look(settings))
+        _watch(lambda: _look(settings), max_lag_ms)
         return
     glance = _look(settings)
     if as_json:
@@ -92,8 +92,7 @@ def _look(settings: Settings) -> Glance:
 
 def _check(context: typer.Context, max_lag_ms: int) -> ExitCode:
     """Print the verdict in one line, whatever the matter is; return its code."""
-    glance: Glance | None = None
-    judged: Verdict
+    glance = None
     try:
         glance = _look(settings_of(context))
     except LocalError as error:
@@ -104,13 +103,13 @@ def _check(context: typer.Context, max_lag_ms: int) -> ExitCode:
     return judged.code
 
 
-def _watch(look: Look) -> None:
-    """Show it again and again until Ctrl-C."""
+def _watch(look: Look, max_lag_ms: int) -> None:
+    """Show it again and again until Ctrl-C, also while the database cannot be used."""
     console = Console()
     with suppress(KeyboardInterrupt):
         if console.is_terminal and not console.is_dumb_terminal:
             _redraw(console, look)
-        _repeat(look)
+        _repeat(look, max_lag_ms)
 
 
 def _redraw(console: Console, look: Look) -> None:
@@ -129,14 +128,13 @@ def _redraw(console: Console, look: Look) -> None:
             system_pause(REDRAWN_SECONDS)
 
 
-def _repeat(look: Look) -> None:
+def _repeat(look: Look, max_lag_ms: int) -> None:
     while True:
         try:
             glance = look()
         except LocalError as error:
             print(render.failure(error), flush=True)
         else:
-            judged = status_text.verdict(glance, times.span_ms(MAX_LAG, "--max-lag"))
-            line = status_text.check_line(judged, glance)
+            line = status_text.check_line(status_text.verdict(glance, max_lag_ms), glance)
             print(f"{render.moment(glance.machine.now_ms)} {line}", flush=True)
         system_pause(LINE_SECONDS)

@@ -122,7 +122,7 @@ def check_line(judged: Verdict, glance: Glance | None = None) -> str:
         said = [
             manager.counts(glance.pictures),
             f"largest lag {_largest_lag(glance)}",
-            f"{_letters(glance)} dead letters",
+            f"{_letters(glance)} dead letter{'' if sum(glance.letters.values()) == 1 else 's'}",
         ]
     return render.clean(f"{VERDICTS[judged.code]}: {'; '.join(said)}")
 

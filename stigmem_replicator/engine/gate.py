@@ -14,6 +14,12 @@ from stigmem_replicator.clock import Clock
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.observe.log import logger
 
+STEADY_SECONDS: Final = 10.0
+"""A gate that is closed again sooner than this after it was opened was opened too soon."""
+
+TRY_AGAIN_CAP_SECONDS: Final = 60.0
+"""The longest wait before a gate is tried that keeps being closed again."""
+
 TOLD_AGAIN_SECONDS: Final = 60.0
 """The same cause, gone and come again within this time, is counted and not told again."""
 
@@ -27,6 +33,10 @@ class Gate:
         self._opened.set()
         self._cause: LocalError | None = None
         self._closed_at = 0.0
+        self._opened_at: float | None = None
+        self._flaps = 0
+        self._owed: Reason | None = None
+        """The cause of which the log still has to say that it is over."""
         self._told = False
         self._told_at: dict[Reason, float] = {}
         self._untold = 0
@@ -35,6 +45,18 @@ class Gate:
     def cause(self) -> LocalError | None:
         """Why the gate is closed; None while it is open."""
         return self._cause
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to try whether it may be opened.
+
+        At once, unless trying succeeded just before and others met trouble again: then after a
+        wait that doubles each time.
+        """
+        if not self._flaps:
+            return True
+        wait = min(2.0**self._flaps, TRY_AGAIN_CAP_SECONDS)
+        return self._clock.monotonic() - self._closed_at >= wait
 
     @property
     def closed_at(self) -> float:
@@ -51,6 +73,9 @@ class Gate:
         now = self._clock.monotonic()
         if before is None:
             self._opened = anyio.Event()
+            opened = self._opened_at
+            soon = opened is not None and now - opened < STEADY_SECONDS
+            self._flaps = self._flaps + 1 if soon else 0
             self._closed_at, self._told = now, False
         if before is not None and before.reason is error.reason:
             return
@@ -75,12 +100,30 @@ class Gate:
         if self._cause is None:
             return
         cause, self._cause = self._cause, None
+        self._opened_at = self._clock.monotonic()
         self._opened.set()
         if self._told:
-            logger().info(
-                "replicator.local_db",
-                gate="open",
-                reason=Reason.LOCAL_DB,
-                cause=cause.reason,
-                seconds=round(self._clock.monotonic() - self._closed_at, 1),
-            )
+            self._owed = cause.reason
+        if not self._flaps:
+            self._tell_open()
+
+    def settle(self) -> None:
+        """Take note that the gate is still open: what kept closing it again may be over now."""
+        opened = self._opened_at
+        steady = opened is not None and self._clock.monotonic() - opened >= STEADY_SECONDS
+        if self._cause is None and self._flaps and steady:
+            self._flaps = 0
+            self._tell_open()
+
+    def _tell_open(self) -> None:
+        if self._owed is None:
+            return
+        opened = self._opened_at or self._closed_at
+        logger().info(
+            "replicator.local_db",
+            gate="open",
+            reason=Reason.LOCAL_DB,
+            cause=self._owed,
+            seconds=round(opened - self._closed_at, 1),
+        )
+        self._owed = None

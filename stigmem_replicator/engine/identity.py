@@ -37,11 +37,12 @@ def load_identity(database: Database, settings: Settings) -> Identity:
     Raises :class:`LocalError` when the node was never initialised or its key does not read.
     """
     file, text = settings.federation_privkey_file, settings.federation_privkey
+    # Before the database is asked: what is wrong with a file is told also while that is in trouble.
+    key = None if file is None else _key_in(file, settings.federation_pubkey)
     with reading(database) as connection:
         node_id = reads.node_meta(connection, "node_id")
-        if file is None and not text:
-            text = reads.node_meta(connection, "federation_privkey")
-    key = _key_of_node(text) if file is None else _key_in(file, settings.federation_pubkey)
+        if key is None:
+            key = _key_of_node(text or reads.node_meta(connection, "federation_privkey"))
     return Identity(node_id, key, settings.token_ttl_s * 1000)
 
 

@@ -20,6 +20,9 @@ from stigmem_replicator.errors import LocalError
 from stigmem_replicator.store import standings
 from stigmem_replicator.store.standings import Note, Observed
 
+APART_SECONDS: Final = 0.25
+"""How far apart two writes are at least, whatever is urgent."""
+
 QUIET_SECONDS: Final = 60.0
 """How long what is no change may wait to be written."""
 
@@ -74,6 +77,10 @@ class Notes:
             wait = self._written_at + QUIET_SECONDS - clock.monotonic()
             if not self._urgent.is_set():
                 await rest(max(wait, 0.0), self._urgent, self._around.sleep)
+            # A peer whose state goes back and forth must not keep the writer busy.
+            soon = self._written_at + APART_SECONDS - clock.monotonic()
+            if soon > 0:
+                await self._around.sleep(soon)
             await self._gate.passed()
             self._urgent = anyio.Event()
             await self._write()

@@ -17,4 +17,11 @@ def paces_of(settings: Settings) -> Paces:
         ),
         protocol=Backoff(settings.backoff_protocol_base_s, factor, settings.backoff_protocol_cap_s),
         blocked_s=settings.blocked_retry_s,
+        longest_s=max(
+            settings.retry_after_cap_s,
+            settings.backoff_cap_s,
+            settings.backoff_throttled_cap_s,
+            settings.backoff_protocol_cap_s,
+            settings.blocked_retry_s,
+        ),
     )

@@ -43,9 +43,11 @@ class Written:
     """How the writing of a page ended.
 
     ``cursor_moved`` says that somebody else changed the cursor row, to ``cursor``; otherwise the
-    page is committed whole.
+    page is committed whole.  ``transactions`` is how many that took: none for a page that brought
+    nothing and moved nothing.
     """
 
+    transactions: int = 0
     cursor_moved: bool = False
     cursor: str | None = None
 
@@ -96,7 +98,7 @@ class PageWriter:
         clock, counting = self._around.clock, self._around.counting
         began = clock.monotonic()
         written = await self._write(entries, inspected, progress)
-        if not written.cursor_moved:
+        if written.transactions and not written.cursor_moved:
             counting.page_written(clock.monotonic() - began)
             counting.page_committed(self._peer.node_id)
         return written
@@ -107,7 +109,7 @@ class PageWriter:
         inspected = self._repeats.set_aside(inspected)
         self._trim = await self._check_letters(inspected)
         written: list[Judged] = []
-        done, fallen, alone_until = 0, 0, 0
+        done, fallen, alone_until, transactions = 0, 0, 0, 0
         standing: dict[ConflictKey, Siblings] | None = None
         while fallen < PLANS_MAX:
             if standing is None:
@@ -123,16 +125,17 @@ class PageWriter:
             last = done + batch.entries == len(inspected.judged)
             if last and not batch.rows() and not progress.moved:
                 self._tally(batch.counts)
-                return Written()
+                return Written(transactions)
             outcome = await self._commit(batch, progress if last else None)
             if isinstance(outcome, Committed):
                 self._row, self._commit_number = outcome.row, outcome.commit_number
+                transactions += 1
                 written += inspected.judged[done : done + batch.entries]
                 done, standing = done + batch.entries, batch.standing
                 self._tally(batch.counts)
                 if last:
                     self._repeats.remember(written)
-                    return Written()
+                    return Written(transactions)
                 continue
             standing = None
             if outcome.fallen is Fallen.ENTRY:

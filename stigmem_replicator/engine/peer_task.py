@@ -14,7 +14,7 @@ import anyio
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.notes import Notes
 from stigmem_replicator.engine.pacing import paces_of
-from stigmem_replicator.engine.places import Places
+from stigmem_replicator.engine.places import Place, Places
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.surroundings import Surroundings
@@ -25,6 +25,7 @@ from stigmem_replicator.errors import (
     PeerHeldError,
     Reason,
     ReplicatorError,
+    TransientPeerError,
     UnknownPeerError,
 )
 from stigmem_replicator.observe.log import logger
@@ -34,9 +35,13 @@ from stigmem_replicator.replication.states import PeerState, Standing
 from stigmem_replicator.store import records
 from stigmem_replicator.store.reads import CursorRow, PeerRow
 from stigmem_replicator.store.standings import Note, Observed, Turn
+from stigmem_replicator.transport.connections import KEEP_ALIVE_S
 
 SLOW_PAGE_SECONDS: Final = 5.0
 """A peer whose pages take longer than this shares the places of those that failed."""
+
+_ALL_PEERS: Final = frozenset({Reason.DATABASE_LOCKED, Reason.DISK_LOW, Reason.DATABASE_REPLACED})
+"""Trouble with the database that cannot be one peer's alone."""
 
 LOCAL_FAILURES: Final = 3
 """Failures of our database in a row, of one peer alone, after which they count against it."""
@@ -64,7 +69,7 @@ class PeerTask:
         self._standing = standing
         self._paces = paces_of(self._around.settings)
         self._report = PullReport()
-        self._teller = Teller(peer.node_id, around.clock)
+        self._teller = Teller(peer.node_id, around.clock, standing)
         self._stream = FactStream(
             peer,
             around,
@@ -82,6 +87,8 @@ class PeerTask:
         self._attempted_ms: int | None = None
         self._turn_began = 0.0
         self._admitted_before = 0
+        self._place: Place | None = None
+        self._floor: float | None = None
         self._put_off()
 
     @property
@@ -119,8 +126,11 @@ class PeerTask:
                 await self._until_due()
                 await self._shared.gate.passed()
                 doubtful = self._slow or self._standing.failures > 0
-                async with self._shared.places.place(doubtful=doubtful):
+                async with self._shared.places.place(doubtful=doubtful) as self._place:
                     await self._turn()
+                if self._due - self._around.clock.monotonic() > KEEP_ALIVE_S:
+                    # Nobody keeps them that long; held open they only cost descriptors.
+                    await self._stream.hang_up()
 
     def saw(self, row: CursorRow | None) -> None:
         """Take note of the node's cursor row; when it is not ours, ask as soon as we may.
@@ -148,14 +158,16 @@ class PeerTask:
 
     def _put_off(self) -> None:
         """Set when the peer is due by the clock that never steps."""
-        clock, standing = self._around.clock, self._standing
-        now_ms = clock.now_ms()
-        # A clock that was set back must not lengthen a wait beyond what a peer may ask for.
-        cap_ms = self._around.settings.retry_after_cap_s * 1000
-        floor_ms = min((standing.not_before_ms or now_ms) - now_ms, cap_ms)
-        wait_ms = 0 if self._again else (standing.next_attempt_ms or now_ms) - now_ms
-        wait_ms = max(wait_ms, floor_ms, 0)
-        self._due = clock.monotonic() + wait_ms / 1000
+        clock, standing, settings = self._around.clock, self._standing, self._around.settings
+        now, now_ms = clock.monotonic(), clock.now_ms()
+        # A wall clock that was set back must not lengthen a wait, nor one that was set forward
+        # shorten what the peer asked for.
+        longest_s = max(self._paces.longest_s, 2 * settings.poll_interval_s)
+        floor_s = ((standing.not_before_ms or now_ms) - now_ms) / 1000
+        if self._floor is not None:
+            floor_s = self._floor - now
+        wait_s = 0.0 if self._again else ((standing.next_attempt_ms or now_ms) - now_ms) / 1000
+        self._due = now + max(min(wait_s, longest_s), min(floor_s, longest_s), 0.0)
 
     async def _until_due(self) -> None:
         while (wait := self._due - self._around.clock.monotonic()) > 0:
@@ -184,10 +196,7 @@ class PeerTask:
             raise
         except UnknownPeerError:
             # The supervisor sees it too, and ends this task.
-            self._standing = states.caught_up(
-                self._standing, clock.now_ms(), settings.poll_interval_s
-            )
-            self._put_off()
+            self._due = clock.monotonic() + settings.poll_interval_s
             return
         except ReplicatorError as error:
             await self._after_failure(error)
@@ -195,7 +204,7 @@ class PeerTask:
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the peer's task
             await self._after_failure(_unexpected(error, self.peer.node_id))
             return
-        self._local_failures = 0
+        self._local_failures, self._floor = 0, None
         asked = max(self._report.pages - pages, 1)
         self._slow = (clock.monotonic() - self._turn_began) / asked > SLOW_PAGE_SECONDS
         if isinstance(end, CaughtUp):
@@ -209,13 +218,15 @@ class PeerTask:
 
     def _on_page(self, report: PullReport) -> None:
         """Say that there is more as soon as it is known: a turn may be long."""
+        if self._place is not None:
+            self._place.progressed()
         if report.more and self._standing.state is not PeerState.CATCHING_UP:
             self._stand(states.more(self._standing, self._around.clock.now_ms()))
 
     def _after_local_failure(self, error: LocalError) -> None:
         """Wait at the gate; a database that fails for one peer alone is that peer's trouble."""
         self._local_failures += 1
-        own = error.reason is Reason.DATABASE_FAILED and self._local_failures > LOCAL_FAILURES
+        own = error.reason not in _ALL_PEERS and self._local_failures > LOCAL_FAILURES
         if not own:
             self._shared.gate.close(error)
             return
@@ -235,6 +246,9 @@ class PeerTask:
         self._around.counting.attempt_failed(self.peer.node_id, error.reason)
         chance = self._around.random.uniform(0.0, 1.0)
         now_ms = self._around.clock.now_ms()
+        asked_s = error.retry_after_s if isinstance(error, TransientPeerError) else 0.0
+        if asked_s:
+            self._floor = self._around.clock.monotonic() + asked_s
         self._stand(states.failed(self._standing, error, now_ms, self._paces, chance))
 
     def _stand(self, after: Standing) -> None:

@@ -26,9 +26,6 @@ from stigmem_replicator.store.registry import Sight
 HISTORY_SECONDS: Final = 30.0
 HISTORY_POINTS: Final = 60
 
-FRESH_INTERVALS: Final = 2
-"""How many poll intervals an answer that said there is no more stays good."""
-
 
 class Painter:
     """Makes one picture after the other; keeps the history of lags between them."""
@@ -41,22 +38,28 @@ class Painter:
         self._kept_at: float | None = None
 
     def paint(
-        self, before: Picture, sights: Mapping[str, Sight], tasks: Mapping[str, PeerTask]
+        self, before: Picture, sights: Mapping[str, Sight] | None, tasks: Mapping[str, PeerTask]
     ) -> Picture:
-        """Return the picture of now; what is known of the process is taken from ``before``."""
+        """Return the picture of now; what is known of the process is taken from ``before``.
+
+        Without ``sights``, before the first look, the peers are those of before, and nobody's.
+        """
         around = self._around
         now_ms = around.clock.now_ms()
-        peers = {
-            node_id: self._peer(sights[node_id], tasks.get(node_id), now_ms)
-            for node_id in sorted(sights)
-        }
-        self._keep_lags(peers)
+        if sights is None:
+            peers = {node_id: let_go(peer) for node_id, peer in before.peers.items()}
+        else:
+            peers = {
+                node_id: self._peer(sights[node_id], tasks.get(node_id), now_ms)
+                for node_id in sorted(sights)
+            }
+        self._keep_lags(peers, before)
         own = around.network.certificates
         return replace(
             _of_database(before, around.database, around.settings),
             at_ms=now_ms,
             own_certificate_not_after_ms=None if own is None else own.own.not_after_ms,
-            ready=before.ready or bool(sights) or self._gate.cause is None,
+            ready=sights is not None,
             trouble=_trouble(self._gate, around, now_ms),
             peers={
                 node_id: replace(peer, lag_history=tuple(self._lags[node_id]))
@@ -64,7 +67,7 @@ class Painter:
             },
         )
 
-    def _keep_lags(self, peers: Mapping[str, PeerPicture]) -> None:
+    def _keep_lags(self, peers: Mapping[str, PeerPicture], before: Picture) -> None:
         now = self._around.clock.monotonic()
         due = self._kept_at is None or now - self._kept_at >= HISTORY_SECONDS
         if due:
@@ -72,7 +75,11 @@ class Painter:
         for node_id in self._lags.keys() - peers.keys():
             del self._lags[node_id]
         for node_id, peer in peers.items():
-            kept = self._lags.setdefault(node_id, deque(maxlen=HISTORY_POINTS))
+            if node_id not in self._lags:
+                shown = before.peers.get(node_id)
+                history = () if shown is None else shown.lag_history
+                self._lags[node_id] = deque(history, maxlen=HISTORY_POINTS)
+            kept = self._lags[node_id]
             if due:
                 kept.append(peer.lag_ms)
 
@@ -121,8 +128,12 @@ class Painter:
             return None
         interval_s = self._around.settings.for_peer(sight.peer.node_id).poll_interval_s
         wall_ms = None if row is None or row.cursor is None else hlc.wall_ms(row.cursor)
-        fresh_ms = round(FRESH_INTERVALS * interval_s * 1000)
-        return states.lag_ms(now_ms, caught_up_ms, wall_ms, fresh_ms)
+        return states.lag_ms(now_ms, caught_up_ms, wall_ms, states.fresh_ms(interval_s))
+
+
+def let_go(peer: PeerPicture) -> PeerPicture:
+    """Return a peer that nobody works on now, and of which nothing new can be told."""
+    return replace(peer, held=False, lag_ms=None, rate_per_s=None)
 
 
 def _of_database(before: Picture, database: Database, settings: Settings) -> Picture:

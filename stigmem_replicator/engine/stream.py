@@ -37,6 +37,9 @@ from stigmem_replicator.transport.network import Destination
 
 FUTURE_CURSOR_MS: Final = 300_000
 
+TURN_SECONDS: Final = 30.0
+"""How long a turn may take, whatever its pages: a peer that drips must not keep its place."""
+
 
 def _nobody(_words: object) -> None:
     """Take no note."""
@@ -114,6 +117,11 @@ class FactStream:
         if self._client is not None:
             await self._client.__aexit__(kind, error, trace)
 
+    async def hang_up(self) -> None:
+        """Close the connections until the next pass: it will be a while."""
+        if self._client is not None:
+            await self._client.hang_up()
+
     @property
     def seen(self) -> Observed:
         """What the peer's answers told of it so far."""
@@ -151,7 +159,7 @@ class FactStream:
             self._report,
             watcher.on_page,
             watcher.tell,
-            quantum=quantum,
+            turn_is_over=self._turn(quantum),
         )
         end: CaughtUp | Stopped | Yielded | None = None
         self._writing = writer if isinstance(writer, PageWriter) else None
@@ -166,6 +174,18 @@ class FactStream:
                 self._position, self._row = session.position, self._writing.row
                 self._writing = None
         return end
+
+    def _turn(self, quantum: int | None) -> Callable[[int], bool]:
+        """Return what says, after so many answers, whether a turn is over: by pages or by time."""
+        clock = self._around.clock
+        until = clock.monotonic() + TURN_SECONDS
+
+        def is_over(answers: int) -> bool:
+            if quantum is None:
+                return False
+            return answers >= quantum or (answers > 0 and clock.monotonic() >= until)
+
+        return is_over
 
     def _connected(self) -> PeerClient:
         """Return the connections to the peer; raises what :class:`PeerClient` raises."""

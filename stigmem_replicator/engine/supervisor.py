@@ -25,14 +25,14 @@ from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication import states
-from stigmem_replicator.replication.states import Standing
+from stigmem_replicator.replication.states import PeerState, Standing
 from stigmem_replicator.store import events, hlc_clock, standings
 from stigmem_replicator.store.registry import Registry, Sight
 from stigmem_replicator.store.standings import Note, Taken
 
 LOOK_SECONDS: Final = 1.0
 
-WANTED_MS: Final = 3_000
+WANTED_SECONDS: Final = 3.0
 """How long a peer is left to whoever asked for it; a live one takes it in a fraction of this."""
 
 LETTING_GO_SECONDS: Final = 4.0
@@ -40,8 +40,6 @@ LETTING_GO_SECONDS: Final = 4.0
 ANEW: Final = frozenset(
     {
         Reason.DATABASE_REPLACED,
-        Reason.DATABASE_MISSING,
-        Reason.DATABASE_NOT_A_NODE,
         Reason.SCHEMA_UNSUPPORTED,
         Reason.OWN_SCHEMA_OUTDATED,
     }
@@ -67,13 +65,17 @@ class Supervisor:
         settings = around.settings
         self._gate = Gate(around.clock)
         self._notes = Notes(around, self._gate, self._is_ours)
-        self._shared = Shared(self._gate, self._notes, Places(settings.peers_at_once))
+        self._shared = Shared(self._gate, self._notes, Places(settings.peers_at_once, around.clock))
         self._registry = Registry(around.database)
         self._sights: Mapping[str, Sight] = {}
         self._running: dict[str, _Running] = {}
         self._house = House(around, self._gate)
         self._painter = Painter(around, self._gate, self._house)
         self._seeded = False
+        self._looked = False
+        # When each wish for a peer was first seen here: other hosts' clocks are not ours.
+        self._wishes: dict[str, tuple[int | None, float]] = {}
+        around.writer.hindered = lambda: self._gate.cause
 
     async def run(self) -> LocalError:
         """Look and act until cancelled; then let go of every peer.
@@ -85,6 +87,7 @@ class Supervisor:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._notes.run)
                 tasks.start_soon(self._house.keep)
+                tasks.start_soon(self._keep_shown)
                 cause = await self._look_and_act(tasks)
                 tasks.cancel_scope.cancel()
         finally:
@@ -99,32 +102,47 @@ class Supervisor:
             try:
                 if self._gate.cause is not None:
                     await self._try_database()
-                await self._look()
-                await self._act(tasks)
+                if self._gate.cause is None:
+                    self._gate.settle()
+                    await self._look()
+                    await self._act(tasks)
             except LocalError as error:
                 self._gate.close(error)
             except PeerHeldError as error:
                 # Somebody changes our tables at this moment.
                 logger().info("replicator.waiting", detail=error.message)
+            if self._around.board is not None:
+                self._around.board.looked_at = self._around.clock.monotonic()
             self._show()
             cause = self._gate.cause
             if cause is not None and cause.reason in ANEW:
                 return cause
             await self._around.sleep(LOOK_SECONDS)
 
+    async def _keep_shown(self) -> None:
+        """Hang up a new picture each second, also while a look takes long."""
+        while True:
+            self._show()
+            await self._around.sleep(LOOK_SECONDS)
+
     def _show(self) -> None:
         """Hang up the picture of now, where somebody looks at it."""
         board = self._around.board
-        if board is None:
-            return
-        tasks = {node_id: running.task for node_id, running in self._running.items()}
-        board.picture = self._painter.paint(board.picture, self._sights, tasks)
-        board.looked_at = self._around.clock.monotonic()
+        if board is not None:
+            tasks = {node_id: running.task for node_id, running in self._running.items()}
+            sights = self._sights if self._looked else None
+            board.picture = self._painter.paint(board.picture, sights, tasks)
 
     async def _try_database(self) -> None:
-        """Open the gate if the database can be written again; raises :class:`LocalError`."""
+        """Open the gate if the database can be written again; raises :class:`LocalError`.
+
+        Not for what only another opening mends, and not again and again within seconds.
+        """
+        cause = self._gate.cause
+        if cause is None or cause.reason in ANEW or not self._gate.is_due:
+            return
         await self._around.threads.look_up(self._registry.check)
-        await self._around.writer.run(hlc_clock.touch)
+        await self._around.writer.try_out(hlc_clock.touch)
         self._gate.open()
 
     async def _look(self) -> None:
@@ -134,16 +152,26 @@ class Supervisor:
             self._seeded = True
         sights = await self._around.threads.look_up(self._registry.look)
         if sights is not None:
-            self._sights = sights
+            self._sights, self._looked = sights, True
 
     async def _act(self, tasks: TaskGroup) -> None:
         """Bring what runs here into line with what was seen."""
-        now_ms = self._around.clock.now_ms()
-        await self._end_pauses(now_ms)
+        self._shared.places.sort_out()
+        self._heed_wishes()
+        await self._end_pauses(self._around.clock.now_ms())
         await self._leave(self._to_leave())
         await self._restart(tasks)
         self._bring_news()
-        await self._take(tasks, self._to_take(now_ms))
+        await self._take(tasks, self._to_take())
+
+    def _heed_wishes(self) -> None:
+        """Remember since when whoever wants a peer asks for it; it asks again while it waits."""
+        now = self._around.clock.monotonic()
+        for node_id, sight in self._sights.items():
+            if sight.wanted_by is None:
+                self._wishes.pop(node_id, None)
+            elif self._wishes.get(node_id, (None, now))[0] != sight.wanted_at_ms:
+                self._wishes[node_id] = (sight.wanted_at_ms, now)
 
     async def _end_pauses(self, now_ms: int) -> None:
         for node_id, sight in self._sights.items():
@@ -158,8 +186,11 @@ class Supervisor:
         leaving: dict[str, str | None] = {}
         for node_id, running in self._running.items():
             sight = self._sights.get(node_id)
-            held = self._around.locks.holds(running.task.number)
-            if sight is None or not sight.workable or not held:
+            number = running.task.number
+            if sight is None or not sight.workable or not self._around.locks.holds(number):
+                leaving[node_id] = None
+            elif sight.number != number:
+                # The tables are those of a backup: others would lock by the number there.
                 leaving[node_id] = None
             elif sight.wanted_by is not None:
                 leaving[node_id] = sight.wanted_by
@@ -167,14 +198,14 @@ class Supervisor:
                 leaving[node_id] = None
         return leaving
 
-    def _to_take(self, now_ms: int) -> list[str]:
+    def _to_take(self) -> list[str]:
+        late = self._around.clock.monotonic() - WANTED_SECONDS
         return [
             node_id
             for node_id, sight in self._sights.items()
             if sight.workable
             and node_id not in self._running
-            # An age below zero is of a clock that was set back.
-            and not 0 <= now_ms - (sight.wanted_at_ms or 0) < WANTED_MS
+            and not (node_id in self._wishes and self._wishes[node_id][1] > late)
         ]
 
     async def _restart(self, tasks: TaskGroup) -> None:
@@ -187,6 +218,8 @@ class Supervisor:
         await _end_all(changed.values())
         for node_id, running in changed.items():
             standing = states.row_changed(running.task.standing, self._around.clock.now_ms())
+            if standing.state is not running.task.standing.state:
+                self._notes.post(Note(node_id, standing), urgent=True)
             self._start(tasks, self._sights[node_id], running.task.number, standing)
 
     def _bring_news(self) -> None:
@@ -260,11 +293,13 @@ class Supervisor:
             with anyio.CancelScope(shield=True):
                 await around.writer.call(_free, around.locks.free, list(free.values()))
             raise
-        for node_id, found in taken.items():
-            self._begin(tasks, self._sights[node_id], free[node_id], found.standing)
-        # A row that went between the look and now: the next look tells whether it is back.
-        if gone := [number for node_id, number in free.items() if node_id not in taken]:
-            await around.writer.call(_free, around.locks.free, gone)
+        # A row that went, or a pause that came, between the look and now: the next look tells.
+        begun = {n for n, found in taken.items() if found.standing.state is not PeerState.PAUSED}
+        for node_id in begun:
+            self._begin(tasks, self._sights[node_id], free[node_id], taken[node_id].standing)
+        if missed := free.keys() - begun:
+            await around.writer.run(standings.let_go, list(missed), {}, around.clock)
+            await around.writer.call(_free, around.locks.free, [free[n] for n in missed])
 
     async def _numbers(self, node_ids: list[str]) -> dict[str, int]:
         """Return the numbers of these peers' locks; one that was never seen gets one."""

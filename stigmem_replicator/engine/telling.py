@@ -36,13 +36,19 @@ _NODES_NAMES: Final[Mapping[str, str]] = {
 class Teller:
     """Tells what becomes of one peer; make one for each task."""
 
-    def __init__(self, node_id: str, clock: Clock) -> None:
+    def __init__(self, node_id: str, clock: Clock, standing: Standing) -> None:
         self._log = logger(peer=node_id)
         self._clock = clock
         self._failing_since: float | None = None
         self._failures = 0
-        self._told_at = 0.0
+        self._reason = standing.reason
+        self._told_at = clock.monotonic()
         self._untold = 0
+        if standing.failures and standing.reason is not None:
+            # It went on from a task, or a process, before this one.
+            ago_ms = clock.now_ms() - (standing.since_ms or clock.now_ms())
+            self._failing_since = clock.monotonic() - max(0, ago_ms) / 1000
+            self._failures = standing.failures
         self._pages = 0
         self._counts = Counts()
         self._counted_at = clock.monotonic()
@@ -51,17 +57,19 @@ class Teller:
         """Take note of a standing; tells a change, and what goes on for long now and then."""
         changed = (before.state, before.reason) != (after.state, after.reason)
         if after.reason is None:
-            if changed:
+            # A good page among bad ones is no recovery: that is told when it is caught up.
+            if changed and (self._failing_since is None or after.state is PeerState.IDLE):
                 self._tell_good(before, after)
             return
         now = self._clock.monotonic()
         if self._failing_since is None:
             self._failing_since, self._failures = now, 0
         self._failures += 1
-        if not changed:
+        if after.reason == self._reason:
             self._untold += 1
             if now - self._told_at < STILL_SECONDS:
                 return
+        self._reason = after.reason
         repeats = {"repeats": self._untold} if self._untold else {}
         self._told_at, self._untold = now, 0
         self._log.warning(
@@ -82,7 +90,7 @@ class Teller:
             took = round(self._clock.monotonic() - self._failing_since, 1)
             times = f"{self._failures} failure{'' if self._failures == 1 else 's'}"
             recovered = {"detail": f"recovered after {times} in {took} s"}
-            self._failing_since, self._untold = None, 0
+            self._failing_since, self._reason, self._untold = None, None, 0
         self._log.info(STATE, state=after.state, before=before.state, **recovered)
 
     def pulled(self, report: PullReport, state: PeerState) -> None:

@@ -57,7 +57,7 @@ class _Judged:
 
 
 class Worker:
-    """One turn of a pass over one peer's facts: all of it, or ``quantum`` pages.
+    """One turn of a pass over one peer's facts: all of it, or until ``turn_is_over``.
 
     ``on_page`` is called after each committed page, ``tell`` with a plain sentence when a page
     is asked for in a smaller size.  The report grows as pages are committed,
@@ -74,7 +74,7 @@ class Worker:
         on_page: Callable[[PullReport], None],
         tell: Callable[[str], None],
         *,
-        quantum: int | None = None,
+        turn_is_over: Callable[[int], bool],
     ) -> None:
         self._session = session
         self._source = source
@@ -83,7 +83,7 @@ class Worker:
         self._report = report
         self._on_page = on_page
         self._tell = tell
-        self._quantum = quantum
+        self._turn_is_over = turn_is_over
         self._answers = 0
         self._committed = anyio.Event()
         # Raised when the cursor row was changed by somebody else: pages before it are dropped.
@@ -120,7 +120,8 @@ class Worker:
             action: Action | None = None
             while True:
                 if action is None:
-                    if self._turn_is_over():
+                    # Only between two pages: a pass that is complete has an end of its own.
+                    if self._session.state is State.READY and self._turn_is_over(self._answers):
                         return Yielded()
                     action = self._session.next_action()
                 match action:
@@ -134,11 +135,6 @@ class Worker:
                     case Failed():
                         # What was answered before is still judged and written.
                         return None
-
-    def _turn_is_over(self) -> bool:
-        spent = self._quantum is not None and self._answers >= self._quantum
-        # Only between two pages: a pass that is complete has an end of its own.
-        return spent and self._session.state is State.READY
 
     async def _fetch(
         self, fetch: Fetch, answered: MemoryObjectSendStream[_Answered]

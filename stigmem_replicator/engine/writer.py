@@ -15,6 +15,8 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from stigmem_replicator.clock import Clock, Random, Sleep
+from stigmem_replicator.engine.turns import Turns
+from stigmem_replicator.errors import LocalError
 from stigmem_replicator.observe.board import Board
 from stigmem_replicator.observe.counting import Counting, Uncounted
 from stigmem_replicator.replication import pacing
@@ -28,10 +30,20 @@ OTHERS_SECONDS: Final = 10.0
 
 WAIT_NOTICED_SECONDS: Final = 0.005
 
+PAUSE_MAX_SECONDS: Final = 1.0
+"""The longest pause: who was stopped in a transaction did not hold the lock by himself."""
+
+SMALL_ROWS: Final = 50
+"""As how many rows one of the small transactions counts."""
+
 TIDY_ROWS: Final = 2_000
 """Rows after which the database does what it does best between transactions."""
 
 T = TypeVar("T")
+
+
+def _never() -> None:
+    """Say that nothing is in the way."""
 
 
 class Writer:
@@ -55,7 +67,9 @@ class Writer:
         self._random = random
         self._counting = counting or Uncounted()
         self._board = board
-        self._turn = anyio.Lock()
+        self.hindered: Callable[[], LocalError | None] = _never
+        """Says why nothing is to be written now, though a turn was waited for; None when it may."""
+        self._turns = Turns()
         self._thread = CapacityLimiter(1)
         self._free_at = 0.0
         self._others_at: float | None = None
@@ -65,8 +79,13 @@ class Writer:
         """How many rows the next batch may have."""
 
     async def commit(self, write: BatchWrite) -> Committed | NotWritten:
-        """Write one batch.  A commit that has begun is not cancelled: it is waited for."""
-        async with self._turn:
+        """Write one batch.  A commit that has begun is not cancelled: it is waited for.
+
+        Raises :class:`LocalError` as :func:`store.apply.apply` does, and at once when trouble was
+        met meanwhile: whoever waited behind it need not wait for the same again.
+        """
+        async with self._turns.turn(small=False):
+            self._check_hindrance()
             await self._stay_away()
             outcome = await self._in_thread(self._apply, write)
             if isinstance(outcome, NotWritten):
@@ -81,14 +100,23 @@ class Writer:
             return outcome
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
-        """Run one of the small transactions: ``work(connection, *args)``."""
-        async with self._turn:
+        """Run one of the small transactions: ``work(connection, *args)``; see :meth:`commit`."""
+        async with self._turns.turn(small=True):
+            self._check_hindrance()
             await self._stay_away()
+            result: T = await self._in_thread(self._transact, work, args)
+            with anyio.CancelScope(shield=True):
+                await self._tidy(SMALL_ROWS)
+            return result
+
+    async def try_out(self, work: Callable[..., T], *args: object) -> T:
+        """Run a small transaction to see whether writing is possible again."""
+        async with self._turns.turn(small=True):
             return await self._in_thread(self._transact, work, args)
 
     async def call(self, work: Callable[..., T], *args: object) -> T:
         """Run ``work(*args)``, which uses the writer's connection but writes nothing."""
-        async with self._turn:
+        async with self._turns.turn(small=True):
             return await self._in_thread(work, *args)
 
     async def _tidy(self, rows: int) -> None:
@@ -116,6 +144,12 @@ class Writer:
         with writing(self._database) as connection:
             return work(connection, *args)
 
+    def _check_hindrance(self) -> None:
+        cause = self.hindered()
+        if cause is not None:
+            # One of its own for each, since each is raised in a task of its own.
+            raise LocalError(cause.reason, cause.message, hint=cause.hint)
+
     def _check_room(self) -> None:
         self._database.backend.check_room(self._settings.free_space_min_mb)
 
@@ -141,4 +175,5 @@ class Writer:
         now = self._clock.monotonic()
         others = self._others_at is not None and now - self._others_at < OTHERS_SECONDS
         share = self._settings.write_share_busy if others else self._settings.write_share_idle
-        self._free_at = now + pacing.pause_s(held_s, share, self._random.uniform(0.0, 1.0))
+        pause = pacing.pause_s(held_s, share, self._random.uniform(0.0, 1.0))
+        self._free_at = now + min(pause, PAUSE_MAX_SECONDS)

@@ -151,13 +151,15 @@ _PROTOCOL: Final = frozenset({Reason.MALFORMED_PAGE, Reason.CURSOR_STALLED, Reas
 class Paces:
     """How long is waited after failures, by their class.
 
-    ``blocked_s`` is the wait in seconds before a blocked peer is tried again.
+    ``blocked_s`` is the wait in seconds before a blocked peer is tried again, ``longest_s`` the
+    longest that any peer is left alone, also if it asks for more.
     """
 
     transient: Backoff = field(default_factory=Backoff)
     throttled: Backoff = field(default_factory=Backoff)
     protocol: Backoff = field(default_factory=Backoff)
     blocked_s: float = 300.0
+    longest_s: float = 3600.0
 
     def wait_s(self, happening: Happening, reason: Reason, failures: int, chance: float) -> float:
         """Return the seconds to wait; ``chance`` between 0 and 1 is the jitter.
@@ -258,6 +260,9 @@ def failed(
     asked_s = error.retry_after_s if isinstance(error, TransientPeerError) else 0.0
     asked_ms = now_ms + round(asked_s * 1000) if asked_s else None
     floor_ms = max(filter(None, (_floor_ms(standing, now_ms), asked_ms)), default=None)
+    if floor_ms is not None:
+        # More than that is what a clock that was set back has made of it.
+        floor_ms = min(floor_ms, now_ms + round(paces.longest_s * 1000))
     moved = _moved(
         standing,
         happening,
@@ -338,6 +343,15 @@ def taken(standing: Standing, now_ms: int, longest_s: float = math.inf) -> Stand
     if floor_ms is not None and floor_ms - now_ms > longest_s * 1000:
         floor_ms = now_ms + round(longest_s * 1000)
     return replace(standing, next_attempt_ms=max(now_ms, floor_ms or 0), not_before_ms=floor_ms)
+
+
+def fresh_ms(interval_s: float) -> int:
+    """Return how long an answer that said there is no more stays good, in milliseconds.
+
+    Two poll intervals, and the minute after which the time of a quiet look is written: whoever
+    reads the table and whoever asks the daemon must say the same.
+    """
+    return round((2 * interval_s + 60) * 1000)
 
 
 def lag_ms(

@@ -6,6 +6,7 @@ How it is told is in ``notify``, whether the engine makes progress in ``health``
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from stigmem_replicator.clock import Clock, Sleep
@@ -16,6 +17,9 @@ from stigmem_replicator.service.health import Patience
 from stigmem_replicator.service.notify import Notifier
 
 LOOK_SECONDS: Final = 1.0
+EXTENDED_SECONDS: Final = 30.0
+"""How much longer the manager is asked to wait for us while a start is held up."""
+
 WATCHDOG_SHARE: Final = 3
 """A sign of life is given this often within the manager's patience."""
 
@@ -39,7 +43,8 @@ class Manager:
         self._clock = clock
         self._sleep = sleep
         self._began_s = clock.monotonic()
-        self._ready = False
+        self._up = False
+        self._refused = False
 
     async def keep_told(self) -> None:
         """Say when all is up, then how it stands and, while there is progress, that we live."""
@@ -50,15 +55,27 @@ class Manager:
         while True:
             picture = self._board.picture
             words = status_words(picture)
-            if picture.ready and not self._ready:
-                self._ready = True
+            if (picture.ready and not self._up) or self._refused:
+                self._up, self._refused = True, False
                 self._notifier.ready(words)
             elif words != told:
                 self._notifier.status(words)
             told = words
-            if self._watchdog_s is not None and not self._is_stuck():
-                self._notifier.alive()
+            if not self._is_stuck():
+                if not self._up:
+                    self._notifier.starting(EXTENDED_SECONDS)
+                if self._watchdog_s is not None:
+                    self._notifier.alive()
             await self._sleep(look_s)
+
+    def begins_anew(self) -> None:
+        """Take note that all begins anew with other settings: ready is told when it is up again."""
+        self._board.picture = replace(self._board.picture, ready=False)
+        self._up = False
+
+    def goes_on(self) -> None:
+        """Have ready told again, however the database is: a reload is over that changed nothing."""
+        self._refused = True
 
     def _is_stuck(self) -> bool:
         now = self._clock.monotonic()

@@ -40,6 +40,7 @@ _RELOADING: Final = "RELOADING"
 _STOPPING: Final = "STOPPING"
 _MONOTONIC: Final = "MONOTONIC_USEC"
 _WATCHDOG: Final = "WATCHDOG"
+_EXTEND: Final = "EXTEND_TIMEOUT_USEC"
 _STATUS: Final = "STATUS"
 _PHASE: Final = frozenset({_READY, _RELOADING, _STOPPING, _MONOTONIC})
 """What says which part of its life the service is in: a new one makes an older one void."""
@@ -99,6 +100,10 @@ class Notifier:
         """Say in one line, for people, how things stand; ``systemctl status`` shows it."""
         self._tell({_STATUS: words})
 
+    def starting(self, seconds: float) -> None:
+        """Say that the start takes long and goes on: wait so many seconds more for ``ready``."""
+        self._tell({_EXTEND: str(int(seconds * 1_000_000))})
+
     def alive(self) -> None:
         """Say that the watchdog need not worry."""
         self._tell({_WATCHDOG: "1"})
@@ -135,6 +140,7 @@ class Notifier:
             except (OSError, ValueError):
                 # An old sign of life is worth nothing, and must not vouch for us later.
                 self._unsent.pop(_WATCHDOG, None)
+                self._unsent.pop(_EXTEND, None)
             else:
                 self._unsent = {}
 

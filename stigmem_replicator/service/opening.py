@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from stigmem_replicator.clock import Clock, Sleep
+from stigmem_replicator.engine.picture import let_go
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, ReplicatorError
 from stigmem_replicator.observe.board import Board, Trouble
@@ -37,7 +38,11 @@ OpenDatabase: TypeAlias = Callable[[Settings, Files | None], AbstractContextMana
 
 
 class Opening:
-    """Opens and closes; ``settings`` may be replaced between the two."""
+    """Opens and closes; ``settings`` may be replaced between the two.
+
+    ``on_taken_back`` hears of it when those that were put in their place are no good after all,
+    with the ones that are used again.
+    """
 
     def __init__(
         self,
@@ -47,20 +52,25 @@ class Opening:
         counting: Counting,
         *,
         migrate: bool,
+        on_taken_back: Callable[[Settings], None],
     ) -> None:
         self.settings = settings
         self._open_database = open_database
         self._board = board
         self._counting = counting
         self._migrate = migrate
+        self._on_taken_back = on_taken_back
         self._stack = ExitStack()
+        self._good = settings
         self._guard: FileGuard | None = None
         self._before: Files | None = None
 
     def open(self) -> Surroundings:
         """Open all of it.  Raises :class:`LocalError`."""
+        # They may be replaced while this goes on, in another thread.
+        settings = self.settings
         with ExitStack() as stack:
-            database = stack.enter_context(self._open_database(self.settings, self._before))
+            database = stack.enter_context(self._open_database(settings, self._before))
 
             def make_tables() -> None:
                 if self._migrate:
@@ -71,7 +81,7 @@ class Opening:
             around = stack.enter_context(
                 preparing.prepared(
                     database,
-                    self.settings,
+                    settings,
                     COMMAND,
                     make_tables,
                     counting=self._counting,
@@ -80,6 +90,7 @@ class Opening:
             )
             self._stack = stack.pop_all()
             self._guard = database.guard
+        self._good = settings
         return around
 
     def close(self) -> None:
@@ -106,6 +117,8 @@ class Opening:
             except (LocalError, PeerHeldError) as error:
                 if error.reason is Reason.OWN_SCHEMA_OUTDATED:
                     raise
+                if error.reason is Reason.CONFIGURATION_INVALID and self._fall_back(error):
+                    continue
                 now = clock.monotonic()
                 again = now - told_at > TOLD_AGAIN_SECONDS
                 if cause is None or error.reason is not cause.reason or again:
@@ -118,6 +131,24 @@ class Opening:
                 return around
             await sleep(OPEN_AGAIN_SECONDS)
 
+    def _fall_back(self, error: ReplicatorError) -> bool:
+        """Go back to the settings that work began with last; False where there are no others.
+
+        They were checked when they were read, but a file that they name may be gone since.
+        """
+        if self.settings is self._good:
+            return False
+        self.settings = self._good
+        self._on_taken_back(self._good)
+        logger().error(
+            "replicator.reload",
+            result="taken back",
+            reason=error.reason,
+            detail=error.message,
+            hint=error.hint,
+        )
+        return True
+
     def _show(self, cause: ReplicatorError | None, clock: Clock) -> None:
         """Show on the board that this is under way, and what holds it up."""
         before, now_ms = self._board.picture, clock.now_ms()
@@ -126,7 +157,13 @@ class Opening:
         if cause is not None:
             since_ms = now_ms if before.trouble is None else before.trouble.since_ms
             trouble = Trouble(cause.reason.value, cause.message, cause.hint, since_ms)
-        self._board.picture = replace(before, at_ms=now_ms, trouble=trouble)
+        self._board.picture = replace(
+            before,
+            at_ms=now_ms,
+            ready=False,
+            trouble=trouble,
+            peers={node_id: let_go(peer) for node_id, peer in before.peers.items()},
+        )
 
 
 def _tell_closed(error: ReplicatorError) -> None:

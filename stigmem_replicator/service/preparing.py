@@ -83,10 +83,13 @@ def prepared(
 
 
 def check(database: Database, settings: Settings, clock: Clock) -> None:
-    """Check that work could begin with these settings.  Raises ``LocalError``."""
-    load_identity(database, settings)
+    """Check that work could begin with these settings.
+
+    What rests on the database is looked at last.  Raises ``LocalError``.
+    """
     open_network(settings, clock, system_sleep)
     TrustBook(database, settings, clock)
+    load_identity(database, settings)
 
 
 def require_tables(database: Database, *, present: bool = True) -> None:

@@ -20,6 +20,12 @@ RESTART: Final = frozenset(
 """Settings that a running daemon does not change: which database, and where it listens."""
 
 
+_PLACE: Final = RESTART - {"http_listen"}
+
+FILES: Final = ("federation_privkey_file", "trust_rules_file")
+"""Settings that name a file which is read once, when work begins: it may have changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What two settings differ in, a text each such as ``page_size: 500 → 100``.
@@ -42,6 +48,11 @@ def change(before: Settings, after: Settings) -> Change:
         if getattr(before, name) != getattr(after, name):
             said = f"{name}: {row.value or 'nothing'} → {new[name] or 'nothing'}"
             (restart if name in RESTART else applied).append(said)
+        elif name in FILES and getattr(after, name) is not None:
+            applied.append(f"{name}: {row.value} is read again")
+    if any(getattr(before, name) != getattr(after, name) for name in _PLACE):
+        # What the node's file beside the other database says is not meant for this one.
+        return Change(before, (), (*restart, *applied))
     applied += _of_peers(before, after)
     kept = {name: getattr(before, name) for name in RESTART}
     return Change(replace(after, **kept), tuple(applied), tuple(restart))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
@@ -114,13 +115,32 @@ class Site:
 
     def _page(self, query: str) -> Answer:
         asked = _asked(query)
-        view = View(refresh=asked.get("refresh") != ["off"], everyone=asked.get("peers") == ["all"])
+        everyone = asked.get("peers") == ["all"]
+        # A thousand peers are megabytes: nobody wants those every few seconds.
+        view = View(refresh=asked.get("refresh") != ["off"] and not everyone, everyone=everyone)
         text = page(self.board.picture, self.clock.now_ms(), self._stuck(), view)
         return Answer(HTTPStatus.OK, "text/html; charset=utf-8", text.encode())
 
 
 def _asked(query: str) -> dict[str, list[str]]:
     return parse_qs(query[:_QUERY_CHARACTERS], keep_blank_values=True)
+
+
+def is_local_name(host: str) -> bool:
+    """Say whether a Host header names this machine as itself: by an address, or ``localhost``.
+
+    A web page elsewhere may give a name of its own our address, and have a browser here read what
+    we answer; the name is what gives it away.  No header at all is no browser.
+    """
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    name = name.strip("[]").lower()
+    if not host or name == "localhost":
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _verdict(problems: Iterable[str]) -> Answer:
@@ -135,6 +155,8 @@ class Application:
     """The site as a WSGI application; no request can end in more than an answer of 500."""
 
     site: Site
+    local: bool = False
+    """Whether it is only for this machine: then a name of elsewhere that leads here is refused."""
     _metrics: Callable[..., Iterable[bytes]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +166,9 @@ class Application:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer one request."""
         method = environ["REQUEST_METHOD"]
-        if method in ("GET", "HEAD"):
+        if self.local and not is_local_name(environ.get("HTTP_HOST", "")):
+            answer = Answer.text(HTTPStatus.MISDIRECTED_REQUEST, "this is not that host")
+        elif method in ("GET", "HEAD"):
             answer = self._answer(environ)
         else:
             answer = Answer.text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are taken")

@@ -14,13 +14,14 @@ from __future__ import annotations
 import fcntl
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
 from stigmem_replicator.errors import LocalError, PeerHeldError, Reason
@@ -32,17 +33,25 @@ SUFFIX: Final = ".replicator-lock"
 DAEMON: Final = 2**31 - 1
 """The number that every running daemon holds, shared with the others; no peer has it."""
 
-_RETAKE_ATTEMPTS: Final = 50
-_RETAKE_SECONDS: Final = 0.1
+Rows: TypeAlias = Sequence[Any]
+
+_ENDED_LOOKS: Final = 60
+_ENDED_SECONDS: Final = 0.05
 _THIS_SESSION: Final = (
     "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 )
+# A row for as long as the session is there; asking once more to end it changes nothing.
 _END_SESSION: Final = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid = %s AND backend_start = %s AND application_name = %s
 """
-_TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s, %s)"
+_TRY_LOCKS: Final = (
+    "SELECT number, pg_try_advisory_lock(%s, number) FROM unnest(CAST(%s AS int[])) AS number"
+)
+_UNLOCK: Final = "SELECT pg_advisory_unlock(%s, number) FROM unnest(CAST(%s AS int[])) AS number"
+_UNLOCK_ALL: Final = "SELECT pg_advisory_unlock_all()"
 _TRY_SHARED: Final = "SELECT pg_try_advisory_lock_shared(%s, %s)"
+_ASK_NOTHING: Final = "SELECT 1"
 
 
 class PeerLocks(ABC):
@@ -64,16 +73,34 @@ class PeerLocks(ABC):
         """Free every peer."""
         self.close()
 
-    @abstractmethod
     def take(self, number: int) -> bool:
         """Try to lock a peer, without waiting; False when another process holds it.
 
         Raises :class:`LocalError` when locking is not possible.
         """
+        return bool(self.take_all([number]))
 
     @abstractmethod
+    def take_all(self, numbers: Iterable[int]) -> set[int]:
+        """Try to lock peers, without waiting, and return those that were locked now.
+
+        Raises :class:`LocalError` when locking is not possible; then none of them is locked.
+        """
+
     def free(self, number: int) -> None:
-        """Free a peer that this process holds."""
+        """Free a peer, if this process holds it."""
+        self.free_all([number])
+
+    @abstractmethod
+    def free_all(self, numbers: Iterable[int]) -> None:
+        """Free those of these peers that this process holds."""
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """Find out which peers are still ours, as :meth:`holds` then says.
+
+        Raises :class:`LocalError` when that cannot be told.
+        """
 
     @abstractmethod
     def holds(self, number: int) -> bool:
@@ -117,21 +144,33 @@ class FileLocks(PeerLocks):
         self._file: int | None = None
         self._held: set[int] = set()
 
-    def take(self, number: int) -> bool:
-        """Try to lock a peer, without waiting; False when another process holds it.
+    def take_all(self, numbers: Iterable[int]) -> set[int]:
+        """Try to lock peers, without waiting, and return those that were locked now.
 
-        Raises :class:`LocalError` when the lock file cannot be opened.
+        Raises :class:`LocalError` when the lock file cannot be opened or locked; then none of
+        them is locked.
         """
-        if number in self._held or not self._locked(number, fcntl.LOCK_EX):
-            return False
-        self._held.add(number)
-        return True
+        taken: set[int] = set()
+        try:
+            for number in numbers:
+                if number not in self._held and self._locked(number, fcntl.LOCK_EX):
+                    self._held.add(number)
+                    taken.add(number)
+        except LocalError:
+            # Nobody would work on them, and nobody else could.
+            self.free_all(taken)
+            raise
+        return taken
 
-    def free(self, number: int) -> None:
-        """Free a peer that this process holds."""
-        if self._file is not None and number in self._held:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
-            self._held.discard(number)
+    def free_all(self, numbers: Iterable[int]) -> None:
+        """Free those of these peers that this process holds."""
+        for number in numbers:
+            if self._file is not None and number in self._held:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+                self._held.discard(number)
+
+    def confirm(self) -> None:
+        """Do nothing: what was locked is ours until it is freed."""
 
     def holds(self, number: int) -> bool:
         """Say whether the peer is still ours: what was locked is ours until it is freed."""
@@ -191,24 +230,50 @@ class SessionLocks(PeerLocks):
         self._space = backend.lock_space
         self._held: set[int] = set()
         self._announced = False
+        self._seen = False
+        """Whether what was announced can be seen: not while another process changes our tables."""
         self._session: tuple[int, datetime] | None = None
         event.listen(database.write, "connect", self._on_connect)
 
-    def take(self, number: int) -> bool:
-        """Try to lock a peer, without waiting; False when another process holds it.
+    def take_all(self, numbers: Iterable[int]) -> set[int]:
+        """Try to lock peers, without waiting, and return those that were locked now.
 
-        Raises :class:`LocalError` when the database cannot be reached.
+        Raises :class:`LocalError` when the database cannot be reached; then none of them is
+        locked.
         """
-        if number in self._held or not self._call("pg_try_advisory_lock", number):
-            return False
-        self._held.add(number)
-        return True
+        wanted = set(numbers) - self._held
+        if not wanted:
+            return set()
+        with local_errors(self._database):
+            taken = _granted(self._asked(_TRY_LOCKS, self._space, sorted(wanted)))
+        self._held |= taken
+        return taken
 
-    def free(self, number: int) -> None:
-        """Free a peer that this process holds."""
-        if number in self._held:
-            self._held.discard(number)
-            self._call("pg_advisory_unlock", number)
+    def free_all(self, numbers: Iterable[int]) -> None:
+        """Free those of these peers that this process holds."""
+        freed = self._held.intersection(numbers)
+        if freed:
+            # First, so that a session begun anew does not take them again.
+            self._held -= freed
+            self._unlock(_UNLOCK, self._space, sorted(freed))
+
+    def confirm(self) -> None:
+        """Find out which peers are still ours, as :meth:`holds` then says.
+
+        A session that was lost is replaced.  Raises :class:`LocalError` when the database cannot
+        be reached.
+        """
+        if not self._held and not self._announced:
+            return
+        with local_errors(self._database):
+            try:
+                self._asked(_ASK_NOTHING)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                self._asked(_ASK_NOTHING)  # in a new session, which begins with its locks
+            if self._announced and not self._seen:
+                self._seen = self._is_seen()
 
     def holds(self, number: int) -> bool:
         """Say whether the peer is still ours: not when another process took it meanwhile."""
@@ -220,56 +285,78 @@ class SessionLocks(PeerLocks):
         Raises :class:`LocalError` when the database cannot be reached, and
         :class:`PeerHeldError` while another process changes our tables.
         """
-        if not self._announced and not self._call("pg_try_advisory_lock_shared", DAEMON):
-            raise _changing()
-        self._announced = True
+        if self._announced:
+            return
+        with local_errors(self._database):
+            if not self._is_seen():
+                raise _changing()
+        self._announced = self._seen = True
 
     def close(self) -> None:
         """Free every peer, and take back what was announced."""
         event.remove(self._database.write, "connect", self._on_connect)
-        for number in tuple(self._held):
-            with suppress(LocalError, DBAPIError):
-                self.free(number)
-        if self._announced:
-            self._announced = False
-            with suppress(LocalError, DBAPIError):
-                self._call("pg_advisory_unlock_shared", DAEMON)
+        if self._held or self._announced:
+            self._held.clear()
+            self._announced = self._seen = False
+            self._unlock(_UNLOCK_ALL)
 
-    def _call(self, function: str, number: int) -> bool:
-        with (
-            local_errors(self._database),
-            self._database.write.connect().execution_options(**{NO_WRITE: True}) as connection,
-        ):
-            statement = text(f"SELECT {function}(:space, :number)")
-            peer = {"space": self._space, "number": number}
-            granted: bool = connection.execute(statement, peer).scalar_one()
-            return granted
+    def _is_seen(self) -> bool:
+        ((granted,),) = self._asked(_TRY_SHARED, self._space, DAEMON)
+        return bool(granted)
+
+    def _unlock(self, statement: str, *values: object) -> None:
+        # A session that cannot be asked is not used again: its locks fall with it.
+        with suppress(LocalError), local_errors(self._database):
+            self._asked(statement, *values)
+
+    def _asked(self, statement: str, *values: object) -> Rows:
+        """Return the answer to a statement in the session, which keeps what that locks."""
+        with self._database.write.connect().execution_options(**{NO_WRITE: True}) as connection:
+            try:
+                self._know_session(connection)
+                return connection.exec_driver_sql(statement, values).all()
+            except BaseException:
+                # What it locked before it failed is not known: that falls with the session.
+                connection.invalidate()
+                raise
+
+    def _know_session(self, connection: Connection) -> None:
+        """Remember a session that was there before its locks, to be ended when it is lost."""
+        if self._session is None:
+            pid, began = connection.exec_driver_sql(_THIS_SESSION).one()
+            self._session = (pid, began)
 
     def _on_connect(self, connection: Any, _record: Any) -> None:  # noqa: ANN401 - the driver's own
         """Take the locks of the session before, once the server has ended it."""
-        before, self._session = self._session, connection.execute(_THIS_SESSION).fetchone()
-        if (self._held or self._announced) and before is not None:
-            connection.execute(_END_SESSION, (*before, APPLICATION))
-        for number in tuple(self._held):
-            if not self._retaken(connection, _TRY_LOCK, number):
-                self._held.discard(number)
-        # Who changes our tables keeps it from us; the next connection announces it again.
-        if self._announced:
-            self._retaken(connection, _TRY_SHARED, DAEMON)
-        connection.commit()
+        try:
+            session = connection.execute(_THIS_SESSION).fetchone()
+            if self._session is not None:
+                _end(connection, self._session)
+            if self._held:
+                tried = connection.execute(_TRY_LOCKS, (self._space, sorted(self._held)))
+                self._held &= _granted(tried.fetchall())
+            if self._announced:
+                (self._seen,) = connection.execute(_TRY_SHARED, (self._space, DAEMON)).fetchone()
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        self._session = session
 
-    def _retaken(
-        self,
-        connection: Any,  # noqa: ANN401 - the driver's own
-        try_lock: str,
-        number: int,
-    ) -> bool:
-        for _attempt in range(_RETAKE_ATTEMPTS):
-            (granted,) = connection.execute(try_lock, (self._space, number)).fetchone()
-            if granted:
-                return True
-            connection.execute("SELECT pg_sleep(%s)", (_RETAKE_SECONDS,))
-        return False
+
+def _end(connection: Any, session: tuple[int, datetime]) -> None:  # noqa: ANN401 - the driver's own
+    """Have the server end a session, and wait a few seconds at most until it is gone."""
+    for _look in range(_ENDED_LOOKS):
+        left = connection.execute(_END_SESSION, (*session, APPLICATION)).fetchone()
+        # Within a transaction the list of sessions stands still.
+        connection.commit()
+        if left is None:
+            return
+        connection.execute("SELECT pg_sleep(%s)", (_ENDED_SECONDS,))
+
+
+def _granted(rows: Rows) -> set[int]:
+    return {number for number, granted in rows if granted}
 
 
 def _changing() -> PeerHeldError:

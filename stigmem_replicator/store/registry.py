@@ -6,6 +6,7 @@ is decided in the engine.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 from sqlalchemy.pool import PoolProxiedConnection
 
+from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.replication.states import Standing
 from stigmem_replicator.store import reads, schema, standings
 from stigmem_replicator.store.engine import Database, local_errors, reading
@@ -100,9 +102,14 @@ class Registry:
         if self._watch is None:
             self._watch = self._database.read.raw_connection()
         # Outside of any transaction: in one, it would not change.
-        cursor = self._watch.cursor()
-        cursor.execute("PRAGMA data_version")
-        row = cursor.fetchone()
+        try:
+            cursor = self._watch.cursor()
+            cursor.execute("PRAGMA data_version")
+            row = cursor.fetchone()
+        except sqlite3.Error as error:
+            raise LocalError(
+                Reason.DATABASE_FAILED, f"the database {self._database.name} failed: {error}"
+            ) from error
         return None if row is None else int(row[0])
 
 

@@ -102,6 +102,12 @@ class SqliteFile:
             )
         if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             return disk_full(self.path.parent)
+        if "no such table" in words or "no such column" in words:
+            return LocalError(
+                Reason.SCHEMA_UNSUPPORTED,
+                f"the database {self.path} lacks what it had when it was opened: {words}",
+                hint="if a backup was put back, run the command again",
+            )
         if "not a database" in words or "malformed" in words:
             return LocalError(
                 Reason.DATABASE_NOT_A_NODE, f"{self.path} is damaged or encrypted: {words}"

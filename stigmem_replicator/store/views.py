@@ -16,9 +16,6 @@ from stigmem_replicator.store import reads
 from stigmem_replicator.store.node_models import ReplicationCursor
 from stigmem_replicator.store.own_models import DeadLetter, Event, PeerStatus
 
-_WRITTEN_EVERY_MS: Final = 60_000
-"""A daemon writes when it last looked at a quiet peer once a minute, in milliseconds."""
-
 _WANTED_MS: Final = 3_000
 """Who wants a peer says so every second; what is older was left behind, in milliseconds."""
 
@@ -73,7 +70,7 @@ class PeerView:
         between two looks at it.  Two looks may be missed before a quiet peer counts as behind.
         """
         wall_ms = None if frontier is None else hlc.wall_ms(frontier)
-        fresh_ms = round(2_000 * poll_interval_s) + _WRITTEN_EVERY_MS
+        fresh_ms = states.fresh_ms(poll_interval_s)
         return states.lag_ms(now_ms, self.caught_up_ms, wall_ms, fresh_ms)
 
 

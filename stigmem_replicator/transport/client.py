@@ -120,13 +120,14 @@ class PeerClient:
             network.resolver,
         )
         self._lag: tuple[int | None, int | None] = (None, None)
+        self._transport = PeerTransport(
+            self._guard,
+            network.clock,
+            certificates=network.certificates if mutual else None,
+            context=public_context() if scheme == "https" and not mutual else None,
+        )
         self._http = httpx.AsyncClient(
-            transport=PeerTransport(
-                self._guard,
-                network.clock,
-                certificates=network.certificates if mutual else None,
-                context=public_context() if scheme == "https" and not mutual else None,
-            ),
+            transport=self._transport,
             timeout=httpx.Timeout(limits.read_s, connect=limits.connect_s),
             headers={
                 "User-Agent": f"stigmem-replicate/{__version__}",
@@ -156,6 +157,10 @@ class PeerClient:
         """Close the connections, also when cancelled."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._limits.connect_s):
             await self._http.aclose()
+
+    async def hang_up(self) -> None:
+        """Close the connections until the next request: it will be a while."""
+        await self._transport.hang_up()
 
     async def get(
         self,

@@ -104,6 +104,12 @@ class PeerTransport(httpx.AsyncBaseTransport):
         self._ended_ms = ends_ms
         return True
 
+    async def hang_up(self) -> None:
+        """Close connections that nobody uses now; the next request opens one anew."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.retire()
+
     async def aclose(self) -> None:
         """Close every connection."""
         if self._pool is not None:

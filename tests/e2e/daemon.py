@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -97,6 +98,21 @@ class Daemon:
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+
+    def get(self, path: str) -> tuple[int, str]:
+        """What its endpoint answers: a status and a text.  It must listen."""
+        (line,) = self.said("replicator.http")
+        host = line["address"].removeprefix("http://").rstrip("/")
+        with closing(HTTPConnection(host, timeout=_PATIENCE_S)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics, by name with labels as they are written."""
+        lines = self.get("/metrics")[1].splitlines()
+        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+        return {name: float(value) for name, value in pairs}
 
     # --- how its peers stand
 
@@ -195,11 +211,13 @@ def daemon(
 ) -> Iterator[Daemon]:
     """Run a daemon on a database; `values` are settings of the replicator.
 
-    It looks at its peers every second unless told otherwise.  `env` are other settings, `under`
-    is a command that runs the rest of its line.
+    It looks at its peers every second unless told otherwise; a value of None leaves a setting
+    to the `config` file.  `env` are other settings, `under` is a command that runs the rest of
+    its line.
     """
     database = SqliteDatabase(store) if isinstance(store, Path) else store
-    own = settings(**{"poll_interval_s": POLL_S, **values})
+    given = {"poll_interval_s": POLL_S, **values}
+    own = settings(**{name: value for name, value in given.items() if value is not None})
     number = len(list(folder.glob("daemon-*.log")))
     log = folder / f"daemon-{number}.log"
     with log.open("ab") as output:

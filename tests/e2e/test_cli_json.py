@@ -55,7 +55,8 @@ class Recorder:
         return next(iter(documents), None)
 
     def peers(self, node_id: str, **env: str) -> None:
-        """Look at all peers and at one."""
+        """Look at all peers and at one, and at a glance."""
+        self("status", **env)
         self("peers list", **env)
         self("peers show", node_id, **env)
 
@@ -143,6 +144,10 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
     )
     record.everything(name)
     look_at_the_daemon(record, receiver, name)
+    # A peer that is blocked, and then one whose reason is not known.
+    for reason in ("'key_changed', detail = 'd'", "NULL, detail = NULL"):
+        receiver.execute(f"UPDATE replicator_peers SET state = 'blocked', reason = {reason}")  # noqa: S608
+        record("status")
     for words in ([], ["--reason", "it moves", "--until", "1d"]):
         assert here("peers", "pause", name, *words, db=receiver.database).code == 0
         record.peers(name)

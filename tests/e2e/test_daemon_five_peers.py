@@ -6,8 +6,8 @@ parts of one story and run in their order.
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -43,7 +43,7 @@ SEEN_S: Final = 5.0
 """A change of the registry is seen by then."""
 TWO_POLLS_S: Final = 2 * 1.2 * POLL_S
 """Two intervals, each a fifth longer than it is set."""
-SLACK_S: Final = 3.0
+SLACK_S: Final = 4.0
 """What a busy machine may need for the rest."""
 
 
@@ -188,6 +188,28 @@ def test_the_others_are_shown_with_their_reason(world: World, running: Daemon, h
         assert f"{state} ({reason})" in text
 
 
+def test_nothing_shortens_what_a_peer_asked_for(world: World, running: Daemon, here: Here) -> None:
+    """Neither a resume, nor a cursor reset, a pull by hand or a change of its row.
+
+    That it was not asked is seen at the end, when its time has come.
+    """
+    database, name = world.receiver.database, world.throttling.node_id
+    asked_for = running.row(world.throttling)["not_before_ms"]
+    for words in (
+        ("peers", "pause", name),
+        ("peers", "resume", name),
+        ("cursor", "reset", "--peer", name, "--yes"),
+    ):
+        assert here(*words, db=database).code == 0
+    assert "asked not to be asked" in here(
+        "pull", "--peer", name, "--wait", "2", db=database
+    ).failed_among("throttled", 5)
+    statement = "UPDATE peers SET allowed_scopes = ? WHERE node_id = ?"
+    world.database.execute(statement, ['["public"]', name])
+    running.wait_until_held(world.throttling)
+    assert running.row(world.throttling)["not_before_ms"] == asked_for
+
+
 def test_a_peer_added_through_the_nodes_api_starts(world: World, running: Daemon) -> None:
     """Registered and approved at the running node, it is pulled without a restart."""
     fact_id = world.assert_fact(world.second)
@@ -319,7 +341,6 @@ def test_stopped_and_started_again(world: World, running: Daemon, here: Here) ->
     Nothing of the bad peers came in.  The throttling one is asked when its time has come, not
     before, whatever happened in between.
     """
-    assert len(world.throttling.requests) == 1
     asked = len(world.silent.requests)
     running.wait(lambda: len(world.silent.requests) > asked, "the silent one to be asked again")
     took = running.stop()
@@ -332,17 +353,15 @@ def test_stopped_and_started_again(world: World, running: Daemon, here: Here) ->
         for origin in (world.first, world.second):
             heard = world.assert_fact(origin)
             arrives(again, world, heard, TWO_POLLS_S + SLACK_S, f"a fact of the {origin.name}")
-        first_at = world.throttling.requests[0].at
-        if time.monotonic() < first_at + RETRY_AFTER_S:
-            assert len(world.throttling.requests) == 1
         again.wait(
             lambda: len(world.throttling.requests) > 1,
             "the throttling peer to be asked again",
             RETRY_AFTER_S + SLACK_S,
         )
-        waited = world.throttling.requests[1].at - first_at
-        print(f"asked again after {waited:.2f} s, {RETRY_AFTER_S} were asked for")
-        assert RETRY_AFTER_S <= waited < RETRY_AFTER_S + SLACK_S
+        times = [request.at for request in world.throttling.requests]
+        waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+        print(f"asked again after {waits} s, {RETRY_AFTER_S} were asked for")
+        assert min(waits) >= RETRY_AFTER_S
         again.stop()
     for origin in (world.first, world.second):
         verdict = world.ledgers[origin.node_id].assert_clean(world.receiver.database)

@@ -122,6 +122,7 @@ def test_a_daemon_that_stands_still_is_named(world: World) -> None:
     with world.daemon.frozen():
         said = world.pull("--wait", "1", check=False)
     assert f"process {world.daemon.pid} on " in assert_failed(said, "peer_held", 8)
+    assert world.pull().returncode == 0
 
 
 def test_the_server_restarts(world: World) -> None:

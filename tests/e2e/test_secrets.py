@@ -166,6 +166,8 @@ def look_around(world: World, peer: str, letter: str, out: Path) -> None:
     for words in (
         ("config", "show"),
         ("config", "check"),
+        ("status",),
+        ("status", "--check"),
         ("peers", "list"),
         ("peers", "show", peer),
         ("cursor", "show"),
@@ -353,6 +355,7 @@ def test_the_password_of_postgresql_stays_secret(
         for words in (
             ("config", "show"),
             ("config", "check"),
+            ("status",),
             ("peers", "list"),
             ("db", "upgrade"),
         ):

@@ -27,6 +27,7 @@ from stigmem_replicator.transport.network import open_network
 from tests.engine.engine_room import CountingClock, engine_of
 from tests.nodes.database import PostgresDatabase
 from tests.pages.receiver import Receiver
+from tests.pages.server import PageServer
 
 SPEED: Final = 50
 """How many seconds pass in one of the machine's."""
@@ -132,6 +133,11 @@ class Daemon:
             lambda: self.row(peer).get("holder_pid") == self.around.process.pid,
             f"{peer.node_id} taken",
         )
+
+    async def polled(self, server: PageServer, more: int = 3) -> None:
+        """Wait until a peer was asked some more times, so that the supervisor has looked."""
+        before = len(server.requests)
+        await self.until(lambda: len(server.requests) >= before + more, "more polls")
 
     async def until_free(self, peer: HasNodeId) -> None:
         """Wait until nobody works on a peer, in the table and by its lock."""

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from stigmem_replicator.engine.gate import Gate
+from stigmem_replicator.engine.gate import STEADY_SECONDS, Gate
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store import apply
 from tests.engine.daemon_room import Daemon, backlog, daemon_of
@@ -121,7 +121,7 @@ def test_a_closing_that_was_told_has_an_end_that_is_told() -> None:
     with capture_logs() as told:
         gate.close(LOCKED)
         gate.open()
-        clock.advance(1)
+        clock.advance(STEADY_SECONDS + 1)
         gate.close(LOW)
         gate.close(LOCKED)
         clock.advance(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from stigmem_replicator.replication.states import PeerState, Standing
-from stigmem_replicator.store import locks, migrations, standings
+from stigmem_replicator.store import migrations, standings
 from stigmem_replicator.store.engine import open_database, writing
-from stigmem_replicator.store.locks import PeerLocks, make_locks
+from stigmem_replicator.store.postgres import PostgresSchema
 from stigmem_replicator.store.standings import Holder, Note
-from tests.engine.daemon_room import PostgresReceiver, backlog, daemon_of
+from tests.engine.daemon_room import NEVER_S, Daemon, PostgresReceiver, backlog, daemon_of
 from tests.nodes.database import PostgresDatabase
 from tests.nodes.environment import node_environment
 from tests.nodes.postgres import PostgresServer
@@ -30,6 +31,10 @@ POLL_S = 5.0
 END_SESSIONS = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE application_name = 'stigmem-replicate' AND datname = current_database()
+"""
+WAITING = """
+    SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
@@ -85,10 +90,8 @@ async def test_a_peer_that_somebody_else_took_is_left_alone(
     receiver_on_postgres: PostgresReceiver,
     server: PageServer,
     second_server: PageServer,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its task ends and changes nothing of what the other wrote; the other peers go on."""
-    monkeypatch.setattr(locks, "_RETAKE_ATTEMPTS", 3)
     receiver = receiver_on_postgres
     receiver.adopt(server)
     receiver.adopt(second_server)
@@ -99,15 +102,14 @@ async def test_a_peer_that_somebody_else_took_is_left_alone(
             for peer in (server, second_server):
                 await daemon.until_state(peer, "idle")
             number = daemon.row(server)["number"]
-            with (
-                closing(open_database(location, timeout_s=5.0)) as other,
-                make_locks(other) as others,
-            ):
-                held = second_server.hold()
-                await daemon.until(held.reached.is_set, "a poll")
-                # The session ends while ours is at work; the other one is there first.
-                await taken_over(receiver, others, number)
-                with writing(other) as connection:
+            held = second_server.hold()
+            await daemon.until(held.reached.is_set, "a poll")
+            # The session ends while ours is at work; the other one is there first.
+            with taken_over(daemon, receiver, number):
+                with (
+                    closing(open_database(location, timeout_s=5.0)) as other,
+                    writing(other) as connection,
+                ):
                     standings.take(connection, [server.node_id], other_process)
                     standing = Standing(PeerState.BACKING_OFF, "timeout", failures=1)
                     note = Note(server.node_id, standing)
@@ -129,14 +131,58 @@ async def test_a_peer_that_somebody_else_took_is_left_alone(
             await daemon.until_held(server)
             await daemon.until(lambda: backlog(receiver, server) == 2, "its facts")
     assert "replicator.unexpected" not in {line["event"] for line in told}
+    assert lost(told) == [server.node_id]
     server.origin.ledger.assert_clean(receiver.store)
 
 
-async def taken_over(receiver: PostgresReceiver, others: PeerLocks, number: int) -> None:
-    """End every session of ours until the other one has the lock."""
-    with receiver.store.connection() as ending:
-        for _ in range(200):
-            ending.execute(END_SESSIONS)
-            if others.take(number):
-                return
-    raise AssertionError("the lock was never free")
+async def test_an_idle_daemon_sees_which_peers_it_lost(
+    receiver_on_postgres: PostgresReceiver, server: PageServer, second_server: PageServer
+) -> None:
+    """Although it has nothing to write; each is told once, and taken again when it is free."""
+    receiver = receiver_on_postgres
+    receiver.adopt(server)
+    receiver.adopt(second_server)
+    location = receiver.store.location
+    with capture_logs() as told:
+        async with daemon_of(receiver, location=location, poll_interval_s=NEVER_S) as daemon:
+            for peer in (server, second_server):
+                await daemon.until_state(peer, "idle")
+            holds = daemon.around.locks.holds
+            numbers = [daemon.row(peer)["number"] for peer in (server, second_server)]
+            with taken_over(daemon, receiver, *numbers):
+                await daemon.until(lambda: not any(map(holds, numbers)), "the loss")
+                await daemon.until(lambda: len(lost(told)) == len(numbers), "telling it")
+            await daemon.until(lambda: all(map(holds, numbers)), "the return")
+            for peer in (server, second_server):
+                await daemon.until_held(peer)
+    assert sorted(lost(told)) == sorted([server.node_id, second_server.node_id])
+    assert "replicator.local_db" not in {line["event"] for line in told}
+
+
+def lost(told: list[Any]) -> list[str]:
+    return [line["peer"] for line in told if line["event"] == "federation.peer.lost"]
+
+
+@contextmanager
+def taken_over(daemon: Daemon, receiver: PostgresReceiver, *numbers: int) -> Iterator[None]:
+    """Wait for peers of ours as another session, and end our sessions: then that one has them."""
+    backend = daemon.around.database.backend
+    assert isinstance(backend, PostgresSchema)
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(receiver.store.connection()) for _number in numbers]
+        threads = stack.enter_context(ThreadPoolExecutor(len(numbers)))
+        for connection in waiting:
+            connection.execute("SET lock_timeout = '20s'")
+        asked = [
+            threads.submit(
+                connection.execute, "SELECT pg_advisory_lock(%s, %s)", (backend.lock_space, number)
+            )
+            for connection, number in zip(waiting, numbers, strict=True)
+        ]
+        while receiver.store.query(WAITING) != [(len(numbers),)]:
+            assert not any(answer.done() for answer in asked), "a lock was not ours"
+            receiver.store.query("SELECT pg_sleep(0.01)")
+        receiver.store.query(END_SESSIONS)
+        for answer in asked:
+            answer.result(timeout=20.0)
+        yield

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from stigmem_replicator.engine import peer_task
 from stigmem_replicator.engine.judging import Judge
 from stigmem_replicator.engine.peer_task import PeerTask
 from stigmem_replicator.engine.places import Places
@@ -36,9 +37,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a na
 
 
 async def test_a_deep_backlog_is_read_in_turns(
-    adopted: Receiver, server: PageServer, second_server: PageServer
+    adopted: Receiver,
+    server: PageServer,
+    second_server: PageServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After a quantum of pages the other peer has the place; the pass then goes on where it was."""
+    # On a busy machine either may seem slow here, whose seconds are short.
+    monkeypatch.setattr(peer_task, "SLOW_PAGE_SECONDS", NEVER_S)
     adopted.adopt(second_server)
     for origin in (server, second_server):
         origin.origin.add_many(40)
@@ -158,7 +164,7 @@ async def test_our_own_pages_wake_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A look during a turn finds a cursor that the turn wrote: nothing is asked for that."""
-    server.origin.add_many(12)
+    server.origin.add_many(24)
     rows: list[CursorRow | None] = []
     saw = PeerTask.saw
 
@@ -168,10 +174,16 @@ async def test_our_own_pages_wake_nobody(
 
     monkeypatch.setattr(PeerTask, "saw", seen)
     server.script(honestly, honestly, honestly)
-    held = server.hold()
+    first, then = server.hold(), server.hold()
     async with daemon_of(adopted, poll_interval_s=NEVER_S) as daemon:
         await daemon.until(lambda: any(row and row.cursor for row in rows), "a look")
-        held.let_go()
+        seen_first = next(row for row in rows if row is not None and row.cursor)
+        first.let_go()
+        await daemon.until(lambda: adopted.cursor(server) != seen_first.cursor, "a commit")
+        # As a look that began before the last commit and is told of after it.
+        (running,) = daemon.supervisor._running.values()  # noqa: SLF001 - the peer's task
+        running.task.saw(seen_first)
+        then.let_go()
         await daemon.until_state(server, "idle")
         drained = len(server.requests)
         adopted.adopt(second_server)
@@ -212,7 +224,7 @@ async def test_nothing_shortens_a_wait_that_a_peer_asked_for(
     adopted: Receiver, server: PageServer
 ) -> None:
     """After a 429 neither a reset nor a resume leads to a request before its time."""
-    seconds = 60
+    seconds = 30
     server.origin.add_many(3)
     throttled = misbehaviour.status(429, headers={"Retry-After": str(seconds)})
     async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:

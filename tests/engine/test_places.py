@@ -1,4 +1,4 @@
-"""Places for peers: so many at a time, and only a part of them for those in doubt."""
+"""Places for peers: so many at a time, and few besides for those in doubt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from stigmem_replicator.engine.places import Places
+from stigmem_replicator.engine.places import DOUBTFUL_SHARE, PROMPT_SECONDS, Places
+from tests.integration.world import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +22,8 @@ class Crowd:
     """Tasks that want a place and keep it until they are told to leave."""
 
     def __init__(self, at_once: int) -> None:
-        self.places = Places(at_once)
+        self.clock = FakeClock()
+        self.places = Places(at_once, self.clock)
         self.inside: list[str] = []
         self.leave = {name: anyio.Event() for name in "abcdefghijABC"}
 
@@ -33,9 +35,10 @@ class Crowd:
             self.inside.remove(name)
 
 
-@pytest.mark.parametrize(("at_once", "doubtful"), [(8, 2), (4, 1), (3, 1), (1, 1)])
-async def test_doubtful_peers_share_a_part_of_the_places(at_once: int, doubtful: int) -> None:
-    """A quarter is theirs, at least one; however many wait, the rest is for the others."""
+@pytest.mark.parametrize("at_once", [5, 4, 3, 1])
+async def test_doubtful_peers_have_a_few_places_besides(at_once: int) -> None:
+    """One for some of the others, at least one; however many wait, no other place is theirs."""
+    doubtful = max(1, at_once // DOUBTFUL_SHARE)
     crowd = Crowd(at_once)
     async with anyio.create_task_group() as tasks:
         for name in "ABC":
@@ -45,7 +48,7 @@ async def test_doubtful_peers_share_a_part_of_the_places(at_once: int, doubtful:
         for name in "defghij":
             tasks.start_soon(crowd.enter, name)
         await anyio.wait_all_tasks_blocked()
-        assert len(crowd.inside) == min(at_once, doubtful + 7)
+        assert len(crowd.inside) == min(at_once, 7) + doubtful
         tasks.cancel_scope.cancel()
 
 
@@ -90,4 +93,28 @@ async def test_a_doubtful_peer_takes_no_place_while_it_waits_for_its_share() -> 
         crowd.leave["A"].set()
         await anyio.wait_all_tasks_blocked()
         assert crowd.inside == ["d", "B"]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_turn_that_brings_nothing_goes_over_to_the_doubtful() -> None:
+    """Its place is then free for others, as far as there is one for those in doubt."""
+    crowd = Crowd(2)
+    async with anyio.create_task_group() as tasks:
+        for name in "abcd":
+            tasks.start_soon(crowd.enter, name)
+            await anyio.wait_all_tasks_blocked()
+        assert crowd.inside == ["a", "b"]
+        crowd.clock.advance(PROMPT_SECONDS - 1)
+        crowd.places.sort_out()
+        await anyio.wait_all_tasks_blocked()
+        assert crowd.inside == ["a", "b"]
+        crowd.clock.advance(2)
+        crowd.places.sort_out()
+        await anyio.wait_all_tasks_blocked()
+        assert crowd.inside == ["a", "b", "c"]
+        crowd.leave["a"].set()
+        await anyio.wait_all_tasks_blocked()
+        crowd.places.sort_out()
+        await anyio.wait_all_tasks_blocked()
+        assert crowd.inside == ["b", "c", "d"]
         tasks.cancel_scope.cancel()

@@ -155,11 +155,15 @@ async def test_the_size_of_a_page_is_kept(adopted: Receiver, server: PageServer)
     """What a peer could bear last is asked for first, in the next turn as in the next pass."""
     server.origin.add_many(12)
     server.script(misbehaviour.hang, misbehaviour.hang)
-    with stream_of(adopted, server, page_size=8, read_timeout_s=0.5) as read:
+    with stream_of(adopted, server, page_size=8, read_timeout_s=0.7) as read:
         async with read.stream as stream:
             await stream.read(quantum=1)
             await stream.read(quantum=1)
-    assert limits_of(server.requests)[:4] == [8, 4, 2, 2]
+            server.script(misbehaviour.status(500))
+            with pytest.raises(TransientPeerError):
+                await stream.read(quantum=1)
+            await stream.read(quantum=1)
+    assert limits_of(server.requests) == [8, 4, 2, 2, 2, 2]
 
 
 async def test_what_is_known_of_the_peers_clock_is_kept(

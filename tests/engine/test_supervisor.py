@@ -1,8 +1,7 @@
-"""Which peers run: as rows of the registry come, change and go, and as others want them."""
+"""Which peers run: as rows of the registry come, change and go, and as operators pause them."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -10,22 +9,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from stigmem_replicator.engine import supervisor
-from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.store import apply, events, standings
-from stigmem_replicator.store.apply import Point
+from stigmem_replicator.errors import Reason
+from stigmem_replicator.store import events, standings
 from stigmem_replicator.store.locks import DAEMON
 from tests.engine.daemon_room import (
     NEVER_S,
-    WAIT_S,
     Chance,
-    Daemon,
     backlog,
     daemon_of,
-    enlist,
     held_elsewhere,
 )
-from tests.engine.engine_room import Points, assert_consistent
+from tests.engine.engine_room import assert_consistent
 from tests.pages import misbehaviour
 from tests.pages.origin import now_ms
 from tests.pages.receiver import Receiver
@@ -40,19 +34,6 @@ POLL_S = 5.0
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
     return request.param
-
-
-@pytest.fixture
-def points(monkeypatch: pytest.MonkeyPatch) -> Points:
-    made = Points()
-    monkeypatch.setattr(apply, "reached", made)
-    return made
-
-
-async def polls(daemon: Daemon, server: PageServer, more: int = 3) -> None:
-    """Wait until a peer was asked some more times, so that the supervisor has looked."""
-    before = len(server.requests)
-    await daemon.until(lambda: len(server.requests) >= before + more, "more polls")
 
 
 # --- the registry
@@ -94,7 +75,7 @@ async def test_a_peer_that_is_revoked_or_gone_stops(
         await daemon.until_free(server)
         asked = len(server.requests)
         receiver.adopt(second_server)
-        await polls(daemon, second_server)
+        await daemon.polled(second_server)
         assert len(server.requests) == asked
         receiver.execute("DELETE FROM peers WHERE node_id = ?", [server.node_id])
         server.origin.add()
@@ -120,7 +101,7 @@ async def test_a_peer_revoked_while_its_page_is_in_flight(
         held.let_go()
         await daemon.until_free(server)
         adopted.adopt(second_server)
-        await polls(daemon, second_server)
+        await daemon.polled(second_server)
     assert adopted.fact_ids(server) == set()
     assert adopted.cursor(server) is None
     assert daemon.row(server)["failures"] == 0
@@ -154,149 +135,8 @@ async def test_a_peer_whose_row_changes_begins_anew(
             assert server.requests[-1].headers["Host"].startswith("localhost")
         # Nothing but the row's change could have led there.
         receiver.adopt(second_server)
-        await polls(daemon, second_server, 1)
+        await daemon.polled(second_server, 1)
         assert len(server.requests) == asked + 1
-
-
-# --- who works on a peer
-
-
-async def test_a_peer_held_elsewhere_is_taken_when_it_comes_free(
-    adopted: Receiver, server: PageServer, second_server: PageServer
-) -> None:
-    """While another process has its lock nothing is asked of it; its end is enough to go on."""
-    adopted.adopt(second_server)
-    server.origin.add_many(5)
-    enlist(adopted, server, second_server)
-    async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
-        with held_elsewhere(adopted, 1):
-            adopted.execute("UPDATE replicator_peers SET holder_pid = 1 WHERE number = 1")
-            await daemon.until_held(second_server)
-            await polls(daemon, second_server)
-            held_from_the_start = not server.requests
-        await daemon.until_held(server)
-        await daemon.until_state(server, "idle")
-    # It started at the same time, so it may have been first.
-    assert held_from_the_start or len(server.requests) > 2
-    assert len(adopted.assert_clean(server).admitted) == 5
-
-
-async def test_a_wanted_peer_is_handed_over(
-    adopted: Receiver,
-    server: PageServer,
-    second_server: PageServer,
-    points: Points,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The batch in commit is finished, nothing after it; `elsewhere` names who wanted the peer."""
-    server.origin.add_many(30)
-    ending = threading.Event()
-    end_all = supervisor._end_all  # noqa: SLF001 - the moment at which tasks are cancelled
-
-    async def told(items: Any) -> None:  # noqa: ANN401 - as the original
-        items = list(items)
-        if items:
-            ending.set()
-        await end_all(items)
-
-    def await_ending() -> None:
-        ending.wait(WAIT_S)
-
-    monkeypatch.setattr(supervisor, "_end_all", told)
-    points.on(Point.BEFORE_BEGIN, 2, lambda: want(adopted, server, age_ms=1800))
-    points.on(Point.BEFORE_COMMIT, 2, await_ending)
-    async with daemon_of(adopted, poll_interval_s=POLL_S, page_size=4) as daemon:
-        await daemon.until(lambda: daemon.row(server).get("state") == "elsewhere", "handing over")
-        await daemon.until_free(server)
-        row = daemon.row(server)
-        assert (row["reason"], row["next_attempt_ms"]) == ("peer_held", None)
-        assert "process 77 on somewhere" in row["detail"]
-        assert backlog(adopted, server) == 7
-        assert_consistent(adopted, server)
-        asked = len(server.requests)
-        adopted.adopt(second_server)
-        await polls(daemon, second_server)
-        # Left to whoever wanted it, who does not come.
-        if now_ms() < row["wanted_at_ms"] + supervisor.WANTED_MS:
-            assert len(server.requests) == asked
-        await daemon.until_held(server)
-        assert now_ms() >= row["wanted_at_ms"] + supervisor.WANTED_MS
-        assert daemon.row(server)["wanted_by"] is None
-        await daemon.until_state(server, "idle")
-    assert len(adopted.assert_clean(server).admitted) == 30
-    states = [event for event in adopted.events(server) if event == events.STATE_CHANGED]
-    assert len(states) >= 2
-
-
-def want(receiver: Receiver, server: PageServer, *, age_ms: int) -> None:
-    receiver.execute(
-        "UPDATE replicator_peers SET wanted_by = 'process 77 on somewhere (pull)',"
-        " wanted_at_ms = ? WHERE node_id = ?",
-        [now_ms() - age_ms, server.node_id],
-    )
-
-
-async def test_a_peer_that_was_handed_over_is_taken_back(
-    adopted: Receiver, server: PageServer, second_server: PageServer
-) -> None:
-    """As long as another process has it, and no longer, however old the wish is by then."""
-    adopted.adopt(second_server)
-    async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
-        await daemon.until_state(server, "idle")
-        want(adopted, server, age_ms=supervisor.WANTED_MS - 500)
-        await daemon.until_free(server)
-        number = daemon.row(server)["number"]
-        with held_elsewhere(adopted, number):
-            asked = len(server.requests)
-            wished = daemon.row(server)["wanted_at_ms"] + supervisor.WANTED_MS
-            await daemon.until(lambda: now_ms() > wished, "an old wish")
-            await polls(daemon, second_server)
-            assert daemon.row(server)["holder_pid"] is None
-            assert daemon.row(server)["state"] == "elsewhere"
-            assert len(server.requests) == asked
-        server.origin.add()
-        await daemon.until_held(server)
-        await daemon.until(lambda: backlog(adopted, server) == 1)
-        await daemon.until_state(server, "idle")
-
-
-async def test_a_peer_that_could_not_be_let_go_of_is_kept(
-    adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until it is written that nobody has it, it is ours; whoever wanted it is not forgotten."""
-    left, held = standings.leave, list[bool]()
-
-    def leave(connection: Any, *words: Any) -> None:  # noqa: ANN401 - the original's
-        held.append(daemon.around.locks.holds(daemon.row(server)["number"]))
-        if len(held) < 3:
-            raise LocalError(Reason.DATABASE_FAILED, "it failed")
-        left(connection, *words)
-
-    monkeypatch.setattr(standings, "leave", leave)
-    async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
-        await daemon.until_state(server, "idle")
-        want(adopted, server, age_ms=0)
-        await daemon.until_state(server, "elsewhere", "peer_held")
-        await daemon.until_free(server)
-        assert "process 77 on somewhere" in daemon.row(server)["detail"]
-    assert held == [True] * 3
-
-
-async def test_a_row_that_goes_before_it_is_taken(
-    adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lock is given back, and the next look begins again."""
-    took, calls = standings.take, list[int]()
-
-    def take(connection: Any, *words: Any) -> Any:  # noqa: ANN401 - the original's
-        calls.append(1)
-        return {} if len(calls) == 1 else took(connection, *words)
-
-    monkeypatch.setattr(standings, "take", take)
-    async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
-        await daemon.until_held(server)
-        await daemon.until_state(server, "idle")
-    assert len(calls) == 2
 
 
 # --- pauses
@@ -319,7 +159,7 @@ async def test_a_paused_peer_stops_and_a_resumed_one_goes_on(
         held.let_go()
         assert daemon.row(server)["state"] == "paused"
         asked = len(server.requests)
-        await polls(daemon, second_server)
+        await daemon.polled(second_server)
         assert len(server.requests) == asked
         assert adopted.fact_ids(server) == set()
         await daemon.operator(standings.resume, server.node_id, "somebody", clock)

@@ -128,6 +128,16 @@ async def test_stopped_anywhere_peers_are_free_and_the_database_is_whole(
     assert partly >= 1
 
 
+async def test_stopped_while_peers_are_taken(
+    fresh: Fresh, server: PageServer, second_server: PageServer
+) -> None:
+    """A lock that was just taken is freed again, whether the table names us yet or not."""
+    for number in range(1, 10):
+        receiver = fresh(f"taken-{number}")
+        await stopped_at(receiver, number)
+        assert_let_go(receiver, server, second_server)
+
+
 async def test_stopped_while_peers_are_let_go_of(
     fresh: Fresh, server: PageServer, second_server: PageServer
 ) -> None:
@@ -187,7 +197,7 @@ async def test_a_stop_while_another_process_keeps_the_database(
 ) -> None:
     """It waits as long as one statement may, writes nothing more, and ends."""
     receiver = fresh("kept")
-    with surroundings_of(receiver, timeout_s=1.0, poll_interval_s=5.0) as around:
+    with surroundings_of(receiver, timeout_s=0.5, poll_interval_s=5.0) as around:
         held = server.hold()
         daemon = Daemon(receiver, around)
         with anyio.fail_after(WAIT_S):

@@ -24,8 +24,8 @@ class Peer:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.teller = Teller("stigmem:node:a", self.clock)
         self.standing = Standing()
+        self.teller = Teller("stigmem:node:a", self.clock, self.standing)
 
     def fails(self, reason: Reason = Reason.SERVER_ERROR) -> list[dict[str, Any]]:
         error = TransientPeerError(reason, "it failed")
@@ -93,6 +93,30 @@ def test_a_recovery_says_after_what() -> None:
     peer.clock.advance(1)
     (line,) = peer.catches_up()
     assert line["detail"] == "recovered after 1 failure in 1.0 s"
+
+
+def test_a_good_page_among_bad_ones_is_no_recovery() -> None:
+    """A peer that goes back and forth is told once, and again when it is caught up."""
+    peer = Peer()
+    peer.fails()
+    for _ in range(20):
+        peer.clock.advance(1)
+        assert peer._stands(states.more(peer.standing, peer.clock.now_ms())) == []  # noqa: SLF001
+        assert peer.fails() == []
+    (line,) = peer.catches_up()
+    assert line["detail"] == "recovered after 21 failures in 20.0 s"
+
+
+def test_a_recovery_counts_what_was_before_this_process() -> None:
+    """The standing that it begins with says since when, and how often."""
+    peer = Peer()
+    for _ in range(3):
+        peer.fails()
+    peer.clock.advance(60)
+    peer.teller = Teller("stigmem:node:a", peer.clock, peer.standing)
+    assert peer.fails() == []
+    (line,) = peer.catches_up()
+    assert line["detail"] == "recovered after 4 failures in 60.0 s"
 
 
 def test_what_came_is_told_when_caught_up() -> None:

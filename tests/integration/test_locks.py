@@ -104,6 +104,28 @@ def test_the_same_process_cannot_take_a_peer_twice(locks: FileLocks) -> None:
     assert locks.take(1)
 
 
+def test_peers_are_taken_and_freed_together(tmp_path: Path, locks: FileLocks) -> None:
+    """Those that another process holds are left out, and those that we hold already."""
+    with another_process(tmp_path / "node.db", 1, 7):
+        assert locks.take(2)
+        assert locks.take_all(range(1, 9)) == {3, 4, 5, 6, 8}
+        locks.confirm()
+        locks.free_all([1, 2, 3])
+        assert [number for number in range(1, 9) if locks.holds(number)] == [4, 5, 6, 8]
+    with another_process(tmp_path / "node.db", 2, 3):
+        pass
+
+
+def test_where_one_cannot_be_locked_none_is(tmp_path: Path, locks: FileLocks) -> None:
+    """Nobody would work on the others, and nobody else could; what was held before is kept."""
+    assert locks.take(4)
+    with pytest.raises(LocalError, match="cannot be locked"):
+        locks.take_all([1, 2, -1, 3])
+    assert [number for number in range(1, 5) if locks.holds(number)] == [4]
+    with another_process(tmp_path / "node.db", 1, 2, 3):
+        pass
+
+
 def test_announcing_a_daemon_keeps_the_peers(tmp_path: Path, locks: FileLocks) -> None:
     """It locks a number that no peer has, as often as it is said, and frees none."""
     assert locks.take(1)

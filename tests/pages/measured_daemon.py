@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +47,22 @@ class Cost:
 class MeasuredDaemon:
     """`stigmem-replicate run` over one database, for the length of a `with`.
 
-    At its end it is asked to stop, and must. `settings` are the replicator's own, by name.
+    At its end it is asked to stop, and must. `settings` are the replicator's own, by name;
+    `environ` is more of its environment.
     """
 
-    def __init__(self, receiver: Receiver, folder: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        folder: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         self._receiver = receiver
         self._folder = folder
         self._settings = settings
+        self._environ = environ or {}
         self.log = folder / "daemon.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -100,7 +109,7 @@ class MeasuredDaemon:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                env={**_environ(self._folder), **allowed({}), **own},
+                env={**_environ(self._folder), **allowed({}), **own, **self._environ},
             )
 
     def kill(self) -> None:
