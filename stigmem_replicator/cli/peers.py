@@ -20,7 +20,7 @@ from stigmem_replicator.cli.context import all_peers, find_peer, opened, setting
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.errors import LocalError, Reason, UsageError
 from stigmem_replicator.settings import Settings, insecure_warning
-from stigmem_replicator.store import migrations, node_loop, reads, standings, views
+from stigmem_replicator.store import migrations, node_loop, pauses, reads, views
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.views import PeerView
@@ -130,7 +130,7 @@ def pause(
     until_ms = None if until is None else times.future_ms(until, "--until", clock.now_ms())
 
     def act(connection: Connection, node_id: str) -> None:
-        standings.pause(connection, node_id, why, until_ms, actor("peers pause"), clock)
+        pauses.pause(connection, node_id, why, until_ms, actor("peers pause"), clock)
 
     with opened(settings_of(context)) as database:
         found = find_peer(all_peers(database), peer)
@@ -149,7 +149,7 @@ def resume(context: typer.Context, peer: ThePeer) -> None:
     settings = settings_of(context)
 
     def act(connection: Connection, node_id: str) -> None:
-        standings.resume(connection, node_id, actor("peers resume"), clock)
+        pauses.resume(connection, node_id, actor("peers resume"), clock)
 
     with opened(settings) as database:
         found = find_peer(all_peers(database), peer)

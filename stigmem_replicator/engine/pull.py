@@ -155,7 +155,7 @@ class Pull:
         around, node_id = self._around, self._peer.node_id
         numbers = await around.writer.run(standings.enlist_all, [node_id], around.clock)
         self._number = number = numbers[node_id]
-        await self._lock(number)
+        await self._lock_or_give_up(number)
         try:
             await around.writer.run(hlc_clock.seed)
             process = replace(around.process, since_ms=around.clock.now_ms())
@@ -175,6 +175,16 @@ class Pull:
                 finally:
                     with suppress(ReplicatorError):
                         await around.writer.call(around.locks.free, number)
+
+    async def _lock_or_give_up(self, number: int) -> None:
+        """Lock the peer; when that is not to be, nobody is to let go of it for us any more."""
+        around = self._around
+        try:
+            await self._lock(number)
+        except BaseException:
+            with anyio.move_on_after(LETTING_GO_SECONDS, shield=True), suppress(ReplicatorError):
+                await around.writer.run(standings.want_no_more, self._peer.node_id, around.process)
+            raise
 
     async def _lock(self, number: int) -> None:
         around, patience = self._around, self._wishes.patience_s

@@ -7,7 +7,8 @@ not, we keep the lock until somebody asks for it.  What a task does is in ``peer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -26,7 +27,7 @@ from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, Replica
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication import states
 from stigmem_replicator.replication.states import PeerState, Standing
-from stigmem_replicator.store import events, hlc_clock, standings
+from stigmem_replicator.store import events, hlc_clock, pauses, standings
 from stigmem_replicator.store.registry import Registry, Sight
 from stigmem_replicator.store.standings import Note, Taken
 
@@ -36,6 +37,8 @@ WANTED_SECONDS: Final = 3.0
 """How long a peer is left to whoever asked for it; a live one takes it in a fraction of this."""
 
 LETTING_GO_SECONDS: Final = 4.0
+
+LOST: Final = "our session with the database was lost, and another process took the peer"
 
 ANEW: Final = frozenset(
     {
@@ -150,6 +153,8 @@ class Supervisor:
             await self._around.writer.run(hlc_clock.seed)
             await self._around.writer.call(self._around.locks.announce)
             self._seeded = True
+        if self._around.locks.may_be_lost:
+            await self._around.writer.call(self._around.locks.confirm)
         sights = await self._around.threads.look_up(self._registry.look)
         if sights is not None:
             self._sights, self._looked = sights, True
@@ -178,7 +183,7 @@ class Supervisor:
             until = sight.paused_until_ms
             if sight.paused_at_ms is not None and until is not None and until <= now_ms:
                 await self._around.writer.run(
-                    standings.resume, node_id, events.REPLICATOR, self._around.clock
+                    pauses.resume, node_id, events.REPLICATOR, self._around.clock
                 )
 
     def _to_leave(self) -> dict[str, str | None]:
@@ -238,26 +243,31 @@ class Supervisor:
         ended = [self._running[node_id] for node_id in leaving]
         await _end_all(ended)
         wanted = {node_id: name for node_id, name in leaving.items() if name is not None}
-        await self._write_and_free([item.task for item in ended], wanted)
+        held = await self._write_and_free([item.task for item in ended], wanted)
         # Until here they are ours: whoever stops us meanwhile lets go of them too.
-        for node_id in leaving:
+        for node_id, name in leaving.items():
             del self._running[node_id]
-        for node_id, name in wanted.items():
-            logger(peer=node_id).info("federation.peer.handed_over", to=name)
+            if node_id not in held:
+                logger(peer=node_id).warning("federation.peer.lost", detail=LOST)
+            elif name is not None:
+                logger(peer=node_id).info("federation.peer.handed_over", to=name)
 
-    async def _write_and_free(self, tasks: Collection[PeerTask], wanted: Mapping[str, str]) -> None:
-        """Write how these peers were left, and free those whose lock is still ours."""
+    async def _write_and_free(
+        self, tasks: Collection[PeerTask], wanted: Mapping[str, str]
+    ) -> set[str]:
+        """Write how these peers were left, and free and return those whose lock was still ours."""
         writer = self._around.writer
         numbers = {task.peer.node_id: task.number for task in tasks}
         notes = self._notes.taken_out(list(numbers))
         try:
-            await writer.run(self._write_last, notes, numbers, wanted)
+            held = await writer.run(self._write_last, notes, numbers, wanted)
         except BaseException:
             # Still ours, to be written when the database can be, or when we stop.
             self._notes.put_back(notes)
             raise
         with anyio.CancelScope(shield=True):
-            await writer.call(_free, self._around.locks.free, list(numbers.values()))
+            await writer.call(self._around.locks.free_all, list(numbers.values()))
+        return held
 
     def _write_last(
         self,
@@ -265,13 +275,14 @@ class Supervisor:
         notes: Sequence[Note],
         numbers: Mapping[str, int],
         wanted: Mapping[str, str],
-    ) -> None:
+    ) -> set[str]:
         """Write how peers were left, those that are ours: a session begun anew may lose some."""
         holds = self._around.locks.holds
         held = {node_id for node_id, number in numbers.items() if holds(number)}
         ours = [note for note in notes if note.node_id in held]
         wanted = {node_id: name for node_id, name in wanted.items() if node_id in held}
         standings.leave(connection, ours, held, wanted, self._around.clock)
+        return held
 
     def _is_ours(self, node_id: str) -> bool:
         running = self._running.get(node_id)
@@ -291,7 +302,7 @@ class Supervisor:
             taken: dict[str, Taken] = await around.writer.run(standings.take, list(free), process)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await around.writer.call(_free, around.locks.free, list(free.values()))
+                await around.writer.call(around.locks.free_all, list(free.values()))
             raise
         # A row that went, or a pause that came, between the look and now: the next look tells.
         begun = {n for n, found in taken.items() if found.standing.state is not PeerState.PAUSED}
@@ -299,7 +310,7 @@ class Supervisor:
             self._begin(tasks, self._sights[node_id], free[node_id], taken[node_id].standing)
         if missed := free.keys() - begun:
             await around.writer.run(standings.let_go, list(missed), {}, around.clock)
-            await around.writer.call(_free, around.locks.free, [free[n] for n in missed])
+            await around.writer.call(around.locks.free_all, [free[n] for n in missed])
 
     async def _numbers(self, node_ids: list[str]) -> dict[str, int]:
         """Return the numbers of these peers' locks; one that was never seen gets one."""
@@ -313,17 +324,8 @@ class Supervisor:
 
     def _locked(self, numbers: Mapping[str, int]) -> dict[str, int]:
         """Try to lock these peers; blocks, so call it in the writer's thread."""
-        locks = self._around.locks
-        locked: list[str] = []
-        try:
-            for node_id, number in numbers.items():
-                if locks.take(number):
-                    locked.append(node_id)
-        except LocalError:
-            # Nobody would work on them, and nobody else could.
-            _free(locks.free, [numbers[node_id] for node_id in locked])
-            raise
-        return {node_id: numbers[node_id] for node_id in locked}
+        taken = self._around.locks.take_all(numbers.values())
+        return {node_id: number for node_id, number in numbers.items() if number in taken}
 
     def _begin(self, tasks: TaskGroup, sight: Sight, number: int, before: Standing) -> None:
         """Start a task for a peer whose lock was just taken."""
@@ -353,11 +355,9 @@ class Supervisor:
 
 async def _run(running: _Running) -> None:
     try:
-        with running.scope:
+        # Whose lock was lost is seen, and told, by whoever looks.
+        with suppress(PeerHeldError), running.scope:
             await running.task.run()
-    except PeerHeldError as error:
-        node_id = running.task.peer.node_id
-        logger(peer=node_id).warning("federation.peer.lost", detail=error.message)
     finally:
         running.ended.set()
 
@@ -369,8 +369,3 @@ async def _end_all(ending: Iterable[_Running]) -> None:
         item.scope.cancel()
     for item in running:
         await item.ended.wait()
-
-
-def _free(free: Callable[[int], None], numbers: Iterable[int]) -> None:
-    for number in numbers:
-        free(number)

@@ -68,6 +68,11 @@ class Manager:
                     self._notifier.alive()
             await self._sleep(look_s)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether ready was told, and nothing begins anew."""
+        return self._up
+
     def begins_anew(self) -> None:
         """Take note that all begins anew with other settings: ready is told when it is up again."""
         self._board.picture = replace(self._board.picture, ready=False)
@@ -75,7 +80,7 @@ class Manager:
 
     def goes_on(self) -> None:
         """Have ready told again, however the database is: a reload is over that changed nothing."""
-        self._refused = True
+        self._refused = self._up
 
     def _is_stuck(self) -> bool:
         now = self._clock.monotonic()

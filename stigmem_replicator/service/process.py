@@ -176,7 +176,8 @@ class _Daemon:
             await self._reload_now()
 
     async def _reload_now(self) -> None:
-        self._notifier.reloading(self._clock.monotonic())
+        if self._manager.is_up:
+            self._notifier.reloading(self._clock.monotonic())
         changed = False
         try:
             settings = await anyio.to_thread.run_sync(self._read_again, abandon_on_cancel=True)

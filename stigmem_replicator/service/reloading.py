@@ -15,12 +15,14 @@ RESTART: Final = frozenset(
         "pg_schema",
         "at_rest_encryption",
         "http_listen",
+        "database_timeout_s",
     }
 )
-"""Settings that a running daemon does not change: which database, and where it listens."""
+"""Settings that a running daemon does not change: which database, where it listens, and what its
+health is judged by."""
 
 
-_PLACE: Final = RESTART - {"http_listen"}
+_PLACE: Final = RESTART - {"http_listen", "database_timeout_s"}
 
 FILES: Final = ("federation_privkey_file", "trust_rules_file")
 """Settings that name a file which is read once, when work begins: it may have changed."""
@@ -43,17 +45,18 @@ def change(before: Settings, after: Settings) -> Change:
     new = {row.name: row.value for row in after.describe()}
     applied: list[str] = []
     restart: list[str] = []
+    again: list[str] = []
     for row in before.describe():
         name = row.name
         if getattr(before, name) != getattr(after, name):
             said = f"{name}: {row.value or 'nothing'} → {new[name] or 'nothing'}"
             (restart if name in RESTART else applied).append(said)
         elif name in FILES and getattr(after, name) is not None:
-            applied.append(f"{name}: {row.value} is read again")
+            again.append(f"{name}: {row.value} is read again")
     if any(getattr(before, name) != getattr(after, name) for name in _PLACE):
         # What the node's file beside the other database says is not meant for this one.
         return Change(before, (), (*restart, *applied))
-    applied += _of_peers(before, after)
+    applied += [*again, *_of_peers(before, after)]
     kept = {name: getattr(before, name) for name in RESTART}
     return Change(replace(after, **kept), tuple(applied), tuple(restart))
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
@@ -59,6 +59,9 @@ class PeerLocks(ABC):
 
     As a context manager it frees them all at the end.
     """
+
+    may_be_lost: ClassVar[bool]
+    """Whether a lock can be lost while its holder lives, so that :meth:`confirm` is of use."""
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -138,6 +141,8 @@ class FileLocks(PeerLocks):
     Locks of this kind belong to the process and fall when any descriptor of the file is closed,
     so the file is opened once, with the first lock, and closed last.
     """
+
+    may_be_lost = False
 
     def __init__(self, database: Path) -> None:
         self._path = lock_file(database)
@@ -224,6 +229,8 @@ class SessionLocks(PeerLocks):
     When that session is lost, the next one ends it at the server and takes its locks again
     before it is used for anything.  A peer that another process took first is no longer held.
     """
+
+    may_be_lost = True
 
     def __init__(self, database: Database, backend: PostgresSchema) -> None:
         self._database = database

@@ -258,6 +258,15 @@ def leave(
     let_go(connection, node_ids, wanted, clock)
 
 
+def want_no_more(connection: Connection, node_id: str, process: Holder) -> None:
+    """Take back what :func:`want` asked for."""
+    connection.execute(
+        update(PeerStatus)
+        .where(PeerStatus.node_id == node_id, PeerStatus.wanted_by == str(process))
+        .values(wanted_by=None, wanted_at_ms=None)
+    )
+
+
 def want(connection: Connection, node_id: str, process: Holder, clock: Clock) -> None:
     """Ask whoever works on a peer to let go of it."""
     connection.execute(
@@ -265,65 +274,6 @@ def want(connection: Connection, node_id: str, process: Holder, clock: Clock) ->
         .where(PeerStatus.node_id == node_id)
         .values(wanted_by=str(process), wanted_at_ms=clock.now_ms())
     )
-
-
-def pause(
-    connection: Connection,
-    node_id: str,
-    why: str | None,
-    until_ms: int | None,
-    actor: str,
-    clock: Clock,
-) -> None:
-    """Have nobody but a pull by hand work on a peer, until a time where one is given."""
-    enlist(connection, node_id, clock)
-    now_ms = clock.now_ms()
-    why = _storable(why)
-    after = states.paused(standing(connection, node_id), now_ms, why, until_ms)
-    connection.execute(
-        update(PeerStatus)
-        .where(PeerStatus.node_id == node_id)
-        .values(
-            **_columns(after),
-            paused_at_ms=now_ms,
-            paused_until_ms=until_ms,
-            paused_by=actor,
-            pause_reason=why,
-        )
-    )
-    detail = {"reason": why, "until_ms": until_ms}
-    events.note(connection, node_id, events.PAUSED, actor, detail, clock)
-
-
-def resume(connection: Connection, node_id: str, actor: str, clock: Clock) -> None:
-    """End a pause, and forget what failed: the peer is asked as soon as it allows.
-
-    The replicator itself ends only a pause whose time has come: meanwhile an operator may have
-    made it longer.
-    """
-    enlist(connection, node_id, clock)
-    now_ms = clock.now_ms()
-    if actor == events.REPLICATOR:
-        until_ms = connection.scalar(
-            select(PeerStatus.paused_until_ms).where(PeerStatus.node_id == node_id)
-        )
-        if until_ms is None or until_ms > now_ms:
-            return
-    after = states.resumed(standing(connection, node_id), now_ms)
-    connection.execute(
-        update(PeerStatus)
-        .where(PeerStatus.node_id == node_id)
-        .values(
-            **_columns(after),
-            paused_at_ms=None,
-            paused_until_ms=None,
-            paused_by=None,
-            pause_reason=None,
-            resumed_at_ms=now_ms,
-        )
-    )
-    detail = {"state": after.state}
-    events.note(connection, node_id, events.RESUMED, actor, detail, clock)
 
 
 def write(connection: Connection, notes: Sequence[Note], clock: Clock) -> None:
@@ -344,11 +294,11 @@ def write(connection: Connection, notes: Sequence[Note], clock: Clock) -> None:
         node_id = item.node_id
         if node_id not in before:
             continue
-        columns = _columns(_as_stored(item.standing, before[node_id], clock.now_ms()))
-        stood, stands[node_id] = stands[node_id], (columns["state"], columns["reason"])
+        now = columns(_as_stored(item.standing, before[node_id], clock.now_ms()))
+        stood, stands[node_id] = stands[node_id], (now["state"], now["reason"])
         if stands[node_id] != stood:
-            changes.append((node_id, {name: columns[name] for name in _TOLD}))
-        values[node_id] = values.get(node_id, {}) | item.values() | columns
+            changes.append((node_id, {name: now[name] for name in _TOLD}))
+        values[node_id] = values.get(node_id, {}) | item.values() | now
     _update(connection, values)
     events.note_all(connection, changes, events.STATE_CHANGED, events.REPLICATOR, clock)
 
@@ -380,16 +330,17 @@ def _update(connection: Connection, values: Mapping[str, Mapping[str, object]]) 
         )
 
 
-def _columns(standing: Standing) -> dict[str, object]:
+def columns(standing: Standing) -> dict[str, object]:
+    """Return a standing as it is written, by column."""
     values: dict[str, object] = {
         item.name: getattr(standing, item.name) for item in fields(Standing)
     }
     return values | {
-        "detail": _storable(standing.detail),
-        "hint": _storable(standing.hint),
+        "detail": storable(standing.detail),
+        "hint": storable(standing.hint),
     }
 
 
-def _storable(text: str | None) -> str | None:
+def storable(text: str | None) -> str | None:
     """Return a text as any database takes it: without NUL and without half of a character."""
     return None if text is None else printable(text, len(text))

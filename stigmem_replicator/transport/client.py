@@ -9,12 +9,12 @@ not known here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import Final, NoReturn, Self, cast
 
 import anyio
 import httpx
@@ -230,12 +230,13 @@ class PeerClient:
             raise TransientPeerError(Reason.MALFORMED_PAGE, message)
         cap = self._limits.body_bytes
         body = bytearray()
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > cap:
-                message = f"the answer of {self._base_url} is larger than {cap} bytes"
-                raise TransientPeerError(Reason.PAGE_TOO_LARGE, message)
-            await self._rates.received(len(part), limit)
+        async with aclosing(_parts(response)) as parts:
+            async for part in parts:
+                body += part
+                if len(body) > cap:
+                    message = f"the answer of {self._base_url} is larger than {cap} bytes"
+                    raise TransientPeerError(Reason.PAGE_TOO_LARGE, message)
+                await self._rates.received(len(part), limit)
         return bytes(body)
 
     async def _refuse(self, response: httpx.Response, token: str | None) -> NoReturn:
@@ -243,10 +244,11 @@ class PeerClient:
         # The status says it all; a body that is slow or breaks off must not change the reason.
         ignored = (httpx.HTTPError, ReplicatorError)
         with suppress(*ignored), anyio.move_on_after(_ERROR_BODY_SECONDS):
-            async for part in response.aiter_raw():
-                body += part[: _ERROR_BODY_BYTES - len(body)]
-                if len(body) >= _ERROR_BODY_BYTES:
-                    break
+            async with aclosing(_parts(response)) as parts:
+                async for part in parts:
+                    body += part[: _ERROR_BODY_BYTES - len(body)]
+                    if len(body) >= _ERROR_BODY_BYTES:
+                        break
         document = _document(body)
         wait_s = retry_after_s(
             response.headers.get("Retry-After"),
@@ -261,6 +263,12 @@ class PeerClient:
                 self._lag = (asked.lag_ms, self._lag[1])
         url = f"{self._base_url}{response.url.path}"
         raise failure_of_status(response.status_code, url, _detail(document, token), wait_s)
+
+
+def _parts(response: httpx.Response) -> AsyncGenerator[bytes]:
+    """Return the parts of a body as they come, to be closed also where not all are read."""
+    # It is one, though its type does not say so.
+    return cast("AsyncGenerator[bytes]", response.aiter_raw())
 
 
 def _document(body: bytes) -> object:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from stigmem_replicator.engine import notes
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.notes import QUIET_SECONDS, Notes, merged
 from stigmem_replicator.engine.surroundings import Surroundings
@@ -86,6 +87,7 @@ class Desk:
 @pytest.fixture
 def desk(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Desk:
     made = Desk(receiver)
+    monkeypatch.setattr(notes, "APART_SECONDS", 0.0)
     monkeypatch.setattr(standings, "write", made.recorder.write)
     return made
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from stigmem_replicator.errors import Reason
-from stigmem_replicator.store import events, standings
+from stigmem_replicator.store import events, pauses
 from stigmem_replicator.store.locks import DAEMON
 from tests.engine.daemon_room import (
     NEVER_S,
@@ -152,9 +152,7 @@ async def test_a_paused_peer_stops_and_a_resumed_one_goes_on(
     async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
         clock = daemon.around.clock
         await daemon.until(held.reached.is_set, "the request")
-        await daemon.operator(
-            standings.pause, server.node_id, "noise", None, events.REPLICATOR, clock
-        )
+        await daemon.operator(pauses.pause, server.node_id, "noise", None, events.REPLICATOR, clock)
         await daemon.until_free(server)
         held.let_go()
         assert daemon.row(server)["state"] == "paused"
@@ -162,7 +160,7 @@ async def test_a_paused_peer_stops_and_a_resumed_one_goes_on(
         await daemon.polled(second_server)
         assert len(server.requests) == asked
         assert adopted.fact_ids(server) == set()
-        await daemon.operator(standings.resume, server.node_id, "somebody", clock)
+        await daemon.operator(pauses.resume, server.node_id, "somebody", clock)
         await daemon.until_held(server)
         await daemon.until_state(server, "idle")
     assert len(adopted.assert_clean(server).admitted) == 6
@@ -173,7 +171,7 @@ async def test_a_pause_ends_by_itself(adopted: Receiver, server: PageServer) -> 
     async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
         await daemon.until_state(server, "idle")
         until, clock = now_ms() + 500, daemon.around.clock
-        await daemon.operator(standings.pause, server.node_id, None, until, "somebody", clock)
+        await daemon.operator(pauses.pause, server.node_id, None, until, "somebody", clock)
         await daemon.until(lambda: daemon.row(server)["paused_at_ms"] is None, "the end")
         assert now_ms() >= until
         server.origin.add()

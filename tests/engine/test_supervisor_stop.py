@@ -174,19 +174,18 @@ async def test_what_is_to_be_noted_is_noted_at_the_end(
     second_server.always = honestly
     with surroundings_of(receiver, poll_interval_s=5.0) as around:
         daemon = Daemon(receiver, around)
-        turn = around.writer._turn  # noqa: SLF001 - keeps everybody from writing
+        turns = around.writer._turns  # noqa: SLF001 - keeps everybody from writing
         with anyio.fail_after(WAIT_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(daemon.run)
                 await daemon.until_state(server, "idle")
                 await daemon.until_state(second_server, "idle")
-                await turn.acquire()
-                second_server.always = THROTTLED
-                await daemon.until(lambda: turn.statistics().tasks_waiting, "the note")
-                tasks.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await anyio.wait_all_tasks_blocked()
-                turn.release()
+                async with turns.turn(small=True):
+                    second_server.always = THROTTLED
+                    await daemon.until(lambda: turns._small, "the note")  # noqa: SLF001
+                    tasks.cancel_scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await anyio.wait_all_tasks_blocked()
     assert receiver.state(second_server) == ("throttled", "throttled")
     assert daemon.row(second_server)["not_before_ms"] > now_ms() + 300_000
     assert receiver.holder(second_server) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stigmem_replicator.replication import states
 from stigmem_replicator.replication.states import PeerState, Standing
-from stigmem_replicator.store import events, standings
+from stigmem_replicator.store import events, pauses, standings
 from stigmem_replicator.store.engine import Database, writing
 from stigmem_replicator.store.standings import Note, Observed, Turn
 from tests.integration.peer_rows import HOLDER, IDLE, THROTTLED, stands, status, told, write
@@ -17,12 +17,12 @@ def pause(
     database: Database, clock: FakeClock, until_ms: int | None = None, why: str | None = "cleaning"
 ) -> None:
     with writing(database) as connection:
-        standings.pause(connection, PEER.node_id, why, until_ms, "alice", clock)
+        pauses.pause(connection, PEER.node_id, why, until_ms, "alice", clock)
 
 
 def resume(database: Database, clock: FakeClock, actor: str = "bob") -> None:
     with writing(database) as connection:
-        standings.resume(connection, PEER.node_id, actor, clock)
+        pauses.resume(connection, PEER.node_id, actor, clock)
 
 
 def test_a_pause_is_told_and_kept(database: Database, node: NodeDatabase, clock: FakeClock) -> None:
@@ -46,11 +46,11 @@ def test_a_peer_that_was_never_pulled_can_be_paused(
 ) -> None:
     """It gets its row, so that nobody begins with it."""
     with writing(database) as connection:
-        standings.pause(connection, "new", None, None, "alice", clock)
+        pauses.pause(connection, "new", None, None, "alice", clock)
     assert (status(node, "new")["state"], status(node, "new")["number"]) == ("paused", 2)
     with writing(database) as connection:
-        standings.resume(connection, "new", "alice", clock)
-        standings.resume(connection, "newer", "alice", clock)
+        pauses.resume(connection, "new", "alice", clock)
+        pauses.resume(connection, "newer", "alice", clock)
     assert (status(node, "newer")["state"], status(node, "newer")["number"]) == ("catching_up", 3)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.replication.states import Standing
-from stigmem_replicator.store import events, standings
+from stigmem_replicator.store import events, pauses, standings
 from stigmem_replicator.store.engine import Database, writing
 from stigmem_replicator.store.reads import CursorRow
 from stigmem_replicator.store.registry import Registry, Sight
@@ -56,7 +56,7 @@ def test_a_peer_is_seen_with_all_that_is_known_of_it(
     )
     wanter = Holder("host", 7, "pull", NOW_MS)
     with writing(database) as connection:
-        standings.pause(connection, PEER.node_id, "noise", NOW_MS + 9, "somebody", clock)
+        pauses.pause(connection, PEER.node_id, "noise", NOW_MS + 9, "somebody", clock)
         standings.want(connection, PEER.node_id, wanter, clock)
     seen = looked(registry)[PEER.node_id]
     assert seen.cursor == CursorRow("5.0", "then")
@@ -64,7 +64,7 @@ def test_a_peer_is_seen_with_all_that_is_known_of_it(
     assert (seen.wanted_by, seen.wanted_at_ms) == (str(wanter), NOW_MS)
     assert not seen.workable
     with writing(database) as connection:
-        standings.resume(connection, PEER.node_id, "somebody", clock)
+        pauses.resume(connection, PEER.node_id, "somebody", clock)
     seen = looked(registry)[PEER.node_id]
     assert (seen.paused_at_ms, seen.resumed_at_ms) == (None, NOW_MS)
     assert seen.workable

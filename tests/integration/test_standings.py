@@ -8,7 +8,7 @@ import pytest
 
 from stigmem_replicator.replication import states
 from stigmem_replicator.replication.states import PeerState, Standing
-from stigmem_replicator.store import events, standings
+from stigmem_replicator.store import events, pauses, standings
 from stigmem_replicator.store.engine import Database, writing
 from stigmem_replicator.store.standings import Holder, Note, Observed, Turn
 from tests.integration.peer_rows import (
@@ -253,7 +253,7 @@ def test_a_text_of_a_peer_fits_every_database(database: Database, clock: FakeClo
     after = stands(database)
     assert (after.detail, after.hint) == ("a b ", "c d")
     with writing(database) as connection:
-        standings.pause(connection, PEER.node_id, "e\x00\udcff", None, "alice", clock)
+        pauses.pause(connection, PEER.node_id, "e\x00\udcff", None, "alice", clock)
     assert stands(database).detail == "e  "
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stigmem_replicator.store import events, node_loop, standings, views
+from stigmem_replicator.store import events, node_loop, pauses, standings, views
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.standings import Holder, Note, Turn
 from stigmem_replicator.store.views import PauseView, PeerView
@@ -41,11 +41,11 @@ def test_a_pause_is_shown_with_all_that_was_said(database: Database, clock: Fake
     """Who, when, until when and why; None once it has ended."""
     assert view(database, clock).paused is None
     with writing(database) as connection:
-        standings.pause(connection, PEER.node_id, "why", NOW_MS + 5, "ann", clock)
+        pauses.pause(connection, PEER.node_id, "why", NOW_MS + 5, "ann", clock)
         assert views.peer_view(connection, "unknown", NOW_MS) is None
     assert view(database, clock).paused == PauseView(NOW_MS, NOW_MS + 5, "ann", "why")
     with writing(database) as connection:
-        standings.resume(connection, PEER.node_id, "ann", clock)
+        pauses.resume(connection, PEER.node_id, "ann", clock)
     assert view(database, clock).paused is None
 
 
