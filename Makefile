@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 4
 ROUNDS ?= 1000
 
 # Where install-systemd puts things: PREFIX=/usr for a package.  BINDIR is where the command is.
@@ -28,7 +28,8 @@ demo: $(STAMP) ## bring up real nodes on this machine and replicate between them
 	$(BIN)/python -m tests.nodes.demo $(ARGS)
 
 # The tests of a module share its fixtures and their order, so they stay in one process. Folders come
-# as they are named: the nodes' long modules first, the many short ones fill up what is left.
+# as they are named: the nodes' long modules first, the many short ones fill up what is left. More
+# processes than cores, since many tests wait for nodes and daemons.
 test: $(STAMP) ## run the tests; ARGS="-m 'not e2e'" chooses, JOBS=0 runs them in one process
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -31,6 +31,10 @@ class FactSource:
         self._client = client
         self._peer = peer
         self._around = around
+        self.waited_s = 0.0
+        """How long the peer was waited for altogether, in seconds."""
+        self.asking_since: float | None = None
+        """Since when it is waited for, in seconds; None while nothing was asked."""
 
     async def page(self, fetch: Fetch) -> Fetched:
         """Ask for one page.
@@ -43,7 +47,12 @@ class FactSource:
         query = {"limit": str(fetch.limit)}
         if fetch.cursor is not None:
             query["cursor"] = fetch.cursor
-        got = await self._client.get(FACTS_PATH, query=query, mint=self._token)
+        self.asking_since = began
+        try:
+            got = await self._client.get(FACTS_PATH, query=query, mint=self._token)
+        finally:
+            self.asking_since = None
+            self.waited_s += clock.monotonic() - began
         page = await self._around.threads.check(self._decode, got, fetch.limit)
         answer = Answer(
             cursor=page.cursor,

@@ -114,14 +114,7 @@ class PageWriter:
         while fallen < PLANS_MAX:
             if standing is None:
                 standing = await self._around.threads.look_up(self._siblings, inspected, done)
-            batch = plan_batch(
-                inspected.judged[done:],
-                standing,
-                inspected.open_letters,
-                self._context(inspected.generation),
-                self._around.writer.row_budget,
-                alone=done < alone_until,
-            )
+            batch = self._plan(inspected, done, standing, alone=done < alone_until)
             last = done + batch.entries == len(inspected.judged)
             if last and not batch.rows() and not progress.moved:
                 self._tally(batch.counts)
@@ -154,6 +147,23 @@ class PageWriter:
             Reason.DATABASE_FAILED,
             f"a page of peer {self._peer.node_id} was planned {PLANS_MAX} times and never fitted",
             hint="another process writes without end; run the command again when it has stopped",
+        )
+
+    def _plan(
+        self,
+        inspected: Inspected,
+        done: int,
+        standing: dict[ConflictKey, Siblings],
+        *,
+        alone: bool,
+    ) -> Batch:
+        return plan_batch(
+            inspected.judged[done:],
+            standing,
+            inspected.open_letters,
+            self._context(inspected.generation),
+            self._around.writer.row_budget,
+            alone=alone,
         )
 
     def _refused(

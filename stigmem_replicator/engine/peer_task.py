@@ -14,7 +14,7 @@ import anyio
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.notes import Notes
 from stigmem_replicator.engine.pacing import paces_of
-from stigmem_replicator.engine.places import Place, Places
+from stigmem_replicator.engine.places import Places
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.surroundings import Surroundings
@@ -87,7 +87,6 @@ class PeerTask:
         self._attempted_ms: int | None = None
         self._turn_began = 0.0
         self._admitted_before = 0
-        self._place: Place | None = None
         self._floor: float | None = None
         self._put_off()
 
@@ -126,7 +125,8 @@ class PeerTask:
                 await self._until_due()
                 await self._shared.gate.passed()
                 doubtful = self._slow or self._standing.failures > 0
-                async with self._shared.places.place(doubtful=doubtful) as self._place:
+                asking_since = self._stream.asking_since
+                async with self._shared.places.place(asking_since, doubtful=doubtful):
                     await self._turn()
                 if self._due - self._around.clock.monotonic() > KEEP_ALIVE_S:
                     # Nobody keeps them that long; held open they only cost descriptors.
@@ -185,7 +185,8 @@ class PeerTask:
         clock, settings = self._around.clock, self._around.settings
         self._again = False
         self._attempted_ms = clock.now_ms()
-        self._turn_began, pages = clock.monotonic(), self._report.pages
+        self._turn_began = clock.monotonic()
+        pages, waited_s = self._report.pages, self._stream.waited_s
         self._admitted_before = self._report.counts.admitted
         try:
             end = await self._stream.read(quantum=settings.quantum_pages)
@@ -206,7 +207,8 @@ class PeerTask:
             return
         self._local_failures, self._floor = 0, None
         asked = max(self._report.pages - pages, 1)
-        self._slow = (clock.monotonic() - self._turn_began) / asked > SLOW_PAGE_SECONDS
+        # Only what the peer let us wait: our own queue is nobody's fault.
+        self._slow = (self._stream.waited_s - waited_s) / asked > SLOW_PAGE_SECONDS
         if isinstance(end, CaughtUp):
             wait = pacing.poll_wait_s(
                 settings.poll_interval_s, self._around.random.uniform(0.0, 1.0)
@@ -218,8 +220,6 @@ class PeerTask:
 
     def _on_page(self, report: PullReport) -> None:
         """Say that there is more as soon as it is known: a turn may be long."""
-        if self._place is not None:
-            self._place.progressed()
         if report.more and self._standing.state is not PeerState.CATCHING_UP:
             self._stand(states.more(self._standing, self._around.clock.now_ms()))
 

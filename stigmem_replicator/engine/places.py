@@ -7,9 +7,10 @@ that turns out to be slow in its turn goes over to them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import anyio
 from anyio import CapacityLimiter
@@ -20,20 +21,19 @@ DOUBTFUL_SHARE: Final = 2
 """Doubtful peers have one place for so many of the others."""
 
 PROMPT_SECONDS: Final = 5.0
-"""A turn that brings no page for longer than this is one of a doubtful peer."""
+"""A peer that lets us wait for longer than this is doubtful."""
 
 
-class Place:
-    """A place that is held; ``since`` is when it was taken, or when the last page came."""
+AskingSince: TypeAlias = Callable[[], float | None]
+"""Says since when, in seconds, a peer is waited for; None while nothing was asked of it."""
 
-    def __init__(self, limiter: CapacityLimiter, clock: Clock) -> None:
-        self.limiter = limiter
-        self._clock = clock
-        self.since = clock.monotonic()
 
-    def progressed(self) -> None:
-        """Take note of a page."""
-        self.since = self._clock.monotonic()
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A place that is held."""
+
+    limiter: CapacityLimiter
+    asking_since: AskingSince
 
 
 class Places:
@@ -43,26 +43,26 @@ class Places:
         self._prompt = CapacityLimiter(at_once)
         self._doubtful = CapacityLimiter(max(1, at_once // DOUBTFUL_SHARE))
         self._clock = clock
-        self._held: list[Place] = []
+        self._held: list[_Place] = []
 
     @asynccontextmanager
-    async def place(self, *, doubtful: bool) -> AsyncIterator[Place]:
+    async def place(self, asking_since: AskingSince, *, doubtful: bool) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
-        place = Place(self._doubtful if doubtful else self._prompt, self._clock)
+        place = _Place(self._doubtful if doubtful else self._prompt, asking_since)
         await place.limiter.acquire_on_behalf_of(place)
-        place.progressed()
         self._held.append(place)
         try:
-            yield place
+            yield
         finally:
             self._held.remove(place)
             place.limiter.release_on_behalf_of(place)
 
     def sort_out(self) -> None:
-        """Have turns that bring nothing go over to the places of doubtful peers."""
+        """Have peers that let us wait go over to the places of doubtful ones."""
         late = self._clock.monotonic() - PROMPT_SECONDS
         for place in self._held:
-            if place.limiter is self._prompt and place.since < late:
+            since = place.asking_since()
+            if place.limiter is self._prompt and since is not None and since < late:
                 try:
                     self._doubtful.acquire_on_behalf_of_nowait(place)
                 except anyio.WouldBlock:

@@ -100,6 +100,9 @@ class FactStream:
         self._position: Position | None = None
         self._row: CursorRow | None = None
         self._writing: PageWriter | None = None
+        self._source: FactSource | None = None
+        self.waited_s = 0.0
+        """How long the peer was waited for altogether, in seconds."""
         # What the peer could bear last; None before the first page.
         self._page_size: int | None = None
 
@@ -116,6 +119,10 @@ class FactStream:
         """Close the connections, also when cancelled."""
         if self._client is not None:
             await self._client.__aexit__(kind, error, trace)
+
+    def asking_since(self) -> float | None:
+        """Return since when the peer is waited for, None while nothing was asked of it."""
+        return None if self._source is None else self._source.asking_since
 
     async def hang_up(self) -> None:
         """Close the connections until the next pass: it will be a while."""
@@ -149,7 +156,7 @@ class FactStream:
         assert self._pass is not None  # noqa: S101 - begun above
         session, judge = self._pass.session, self._pass.judge
         writer = self._writer(judge, stored.row, commit_number)
-        source = FactSource(client, self._peer, self._around)
+        self._source = source = FactSource(client, self._peer, self._around)
         watcher = self._watcher
         worker = Worker(
             session,
@@ -169,6 +176,7 @@ class FactStream:
             if not isinstance(end, Yielded):
                 self._pass = None
             self._page_size = session.limit
+            self.waited_s += source.waited_s
             self._report.upstream_lag_ms = client.seen.upstream_lag_ms
             if self._writing is not None:
                 self._position, self._row = session.position, self._writing.row

@@ -28,7 +28,9 @@ from stigmem_replicator.store.engine import Database, tidy, writing
 OTHERS_SECONDS: Final = 10.0
 """How long another writer counts as being about after it was noticed."""
 
-WAIT_NOTICED_SECONDS: Final = 0.005
+WAIT_NOTICED_SECONDS: Final = 0.025
+"""A wait that somebody else's transaction must have caused: our own threads wait a few of the 5 ms
+that Python lets each of them run."""
 
 PAUSE_MAX_SECONDS: Final = 1.0
 """The longest pause: who was stopped in a transaction did not hold the lock by himself."""

@@ -103,6 +103,7 @@ class PeerClient:
         except (httpx.InvalidURL, UnicodeError):
             raise addresses.refused(destination.url, "its host is no name") from None
         self._base_url = destination.url.rstrip("/")
+        self._origin = f"{scheme}://{url.netloc.decode('ascii')}"
         self._limits = limits
         self._clock = network.clock
         self._rates = BothRates(
@@ -225,7 +226,7 @@ class PeerClient:
     async def _body(self, response: httpx.Response, limit: anyio.CancelScope) -> bytes:
         encoding = response.headers.get("Content-Encoding", "")
         if encoding.lower() not in ("", "identity"):
-            url = f"{self._base_url}{response.url.path}"
+            url = f"{self._origin}{response.url.path}"
             message = f"{url} came encoded as {printable(encoding, 20)}, unasked"
             raise TransientPeerError(Reason.MALFORMED_PAGE, message)
         cap = self._limits.body_bytes
@@ -261,7 +262,7 @@ class PeerClient:
             wait_s = max(wait_s, asked.wait_s)
             if asked.lag_ms is not None:
                 self._lag = (asked.lag_ms, self._lag[1])
-        url = f"{self._base_url}{response.url.path}"
+        url = f"{self._origin}{response.url.path}"
         raise failure_of_status(response.status_code, url, _detail(document, token), wait_s)
 
 

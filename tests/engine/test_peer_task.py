@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from stigmem_replicator.engine import peer_task
 from stigmem_replicator.engine.judging import Judge
 from stigmem_replicator.engine.peer_task import PeerTask
-from stigmem_replicator.engine.places import Places
+from stigmem_replicator.engine.places import AskingSince, Places
 from stigmem_replicator.store import pauses
 from stigmem_replicator.store.reads import CursorRow
 from tests.engine.daemon_room import NEVER_S, SPEED, Chance, Daemon, backlog, daemon_of, enlist
@@ -332,9 +333,11 @@ async def test_a_doubtful_peer_has_only_some_of_the_places(
     asked: list[bool] = []
     place = Places.place
 
-    def placed(self: Places, *, doubtful: bool) -> Any:  # noqa: ANN401 - the original's
+    def placed(
+        self: Places, asking_since: AskingSince, *, doubtful: bool
+    ) -> AbstractAsyncContextManager[None]:
         asked.append(doubtful)
-        return place(self, doubtful=doubtful)
+        return place(self, asking_since, doubtful=doubtful)
 
     monkeypatch.setattr(Places, "place", placed)
     good = [False]

@@ -29,7 +29,12 @@ class Crowd:
 
     async def enter(self, name: str) -> None:
         """Take a place; who has a capital letter is in doubt."""
-        async with self.places.place(doubtful=name.isupper()):
+        asked_at: list[float] = []
+        place = self.places.place(
+            lambda: asked_at[0] if asked_at else None, doubtful=name.isupper()
+        )
+        async with place:
+            asked_at.append(self.clock.monotonic())
             self.inside.append(name)
             await self.leave[name].wait()
             self.inside.remove(name)
@@ -59,7 +64,7 @@ async def test_whoever_waited_longest_is_next(anyio_backend: str) -> None:
     gives_up = anyio.CancelScope()
 
     async def wait(name: str) -> None:
-        async with crowd.places.place(doubtful=False):
+        async with crowd.places.place(lambda: None, doubtful=False):
             order.append(name)
 
     async def give_up() -> None:

@@ -157,7 +157,7 @@ async def test_a_wait_for_the_lock_shows_another_writer(
     """Who had to wait to begin is not alone, whatever was committed."""
 
     def on_begin(_connection: Connection) -> None:
-        clock.advance(0.01)
+        clock.advance(2 * writer_module.WAIT_NOTICED_SECONDS)
 
     event.listen(database.write, "begin", on_begin)
     hold(0.03)
