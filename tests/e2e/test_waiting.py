@@ -84,7 +84,7 @@ def test_a_connection_that_is_not_taken(cli: Cli, receiver: Receiver) -> None:
         began = time.monotonic()
         result = pull(cli, receiver, env=settings(connect_timeout_s=0.5))
         assert_failed(result, "unreachable", 5)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 9
 
 
 def test_twice_an_error_then_an_answer(cli: Cli, adopted: Receiver, server: PageServer) -> None:
