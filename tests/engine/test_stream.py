@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stigmem_replicator.engine import stream as stream_module
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.worker import Yielded
@@ -229,3 +230,19 @@ async def test_a_stream_that_only_reads_writes_nothing(
             await stream.read()
     assert read.report.counts.admitted == 6
     assert adopted.dump() == before
+
+
+async def test_a_turn_is_over_by_time_too(
+    adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that drips keeps its place for one page, and goes on where it was."""
+    monkeypatch.setattr(stream_module, "TURN_SECONDS", 0.0)
+    server.origin.add_many(9)
+    with stream_of(adopted, server) as read:
+        async with read.stream as stream:
+            ends = [await stream.read(quantum=20)]
+            while isinstance(ends[-1], Yielded):
+                ends.append(await stream.read(quantum=20))
+    assert len(ends) > 1
+    assert read.report.counts.admitted == 9
+    assert_consistent(adopted, server)
