@@ -9,6 +9,7 @@ nothing of ours.
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
@@ -101,6 +102,20 @@ class Reason(StrEnum):
     DATABASE_REPLACED = "database_replaced"
     DISK_LOW = "disk_low"
     LOCAL_DB = "local_db"
+
+
+DATABASE_TROUBLE: Final = (
+    Reason.DATABASE_MISSING,
+    Reason.DATABASE_NOT_A_NODE,
+    Reason.DATABASE_UNSUPPORTED,
+    Reason.SCHEMA_UNSUPPORTED,
+    Reason.OWN_SCHEMA_OUTDATED,
+    Reason.DATABASE_LOCKED,
+    Reason.DATABASE_FAILED,
+    Reason.DATABASE_REPLACED,
+    Reason.DISK_LOW,
+)
+"""What can be wrong with the node's database: no peer's doing, and none of the settings."""
 
 
 class ReplicatorError(Exception):

@@ -167,7 +167,7 @@ def _what_to_do(peer: PeerPicture) -> str:
 def document(glance: Glance, judged: Verdict) -> dict[str, object]:
     """Return all of it for machines."""
     machine, furthest = glance.machine, glance.furthest_behind
-    active = [peer for peer in glance.pictures if ranking.is_active(peer)]
+    active = [peer for peer in glance.pictures if peer.active]
     return {
         "at_ms": machine.now_ms,
         "database": glance.database,
@@ -208,7 +208,7 @@ def head(glance: Glance) -> str:
         rows.append(("held up by", f"{hindrance.message} ({hindrance.reason})"))
         if hindrance.hint:
             rows.append(("next step", hindrance.hint))
-    inactive = sum(not ranking.is_active(peer) for peer in glance.pictures)
+    inactive = sum(not peer.active for peer in glance.pictures)
     others = f"; {inactive} not active" if inactive else ""
     rows += [
         ("peers", f"{manager.counts(glance.pictures)}{others}"),

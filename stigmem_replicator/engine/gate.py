@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.errors import LocalError, Reason
+from stigmem_replicator.errors import LocalError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger
 
 STEADY_SECONDS: Final = 10.0
@@ -84,15 +84,7 @@ class Gate:
             self._untold += 1
             return
         self._told, self._told_at[error.reason] = True, now
-        logger().error(
-            "replicator.local_db",
-            gate="closed",
-            reason=Reason.LOCAL_DB,
-            cause=error.reason,
-            detail=error.message,
-            hint=error.hint,
-            **({"untold": self._untold} if self._untold else {}),
-        )
+        tell_closed(error, **({"untold": self._untold} if self._untold else {}))
         self._untold = 0
 
     def open(self) -> None:
@@ -119,11 +111,30 @@ class Gate:
         if self._owed is None:
             return
         opened = self._opened_at or self._closed_at
-        logger().info(
-            "replicator.local_db",
-            gate="open",
-            reason=Reason.LOCAL_DB,
-            cause=self._owed,
-            seconds=round(opened - self._closed_at, 1),
-        )
+        tell_open(self._owed, opened - self._closed_at)
         self._owed = None
+
+
+def tell_closed(error: ReplicatorError, **more: object) -> None:
+    """Say in the log that the database cannot be used, and why."""
+    logger().error(
+        "replicator.local_db",
+        gate="closed",
+        reason=Reason.LOCAL_DB,
+        cause=error.reason,
+        detail=error.message,
+        hint=error.hint,
+        **more,
+    )
+
+
+def tell_open(cause: Reason, seconds: float, **more: object) -> None:
+    """Say in the log that the database can be used again, after so many seconds."""
+    logger().info(
+        "replicator.local_db",
+        gate="open",
+        reason=Reason.LOCAL_DB,
+        cause=cause,
+        seconds=round(seconds, 1),
+        **more,
+    )

@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.housekeeping import House
 from stigmem_replicator.engine.peer_task import PeerTask
 from stigmem_replicator.engine.surroundings import Surroundings
-from stigmem_replicator.observe.board import PeerPicture, Picture, Trouble
+from stigmem_replicator.observe.board import (
+    HISTORY_POINTS,
+    HISTORY_SECONDS,
+    PeerPicture,
+    Picture,
+    Trouble,
+)
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication import states
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.reads import CursorRow
 from stigmem_replicator.store.registry import Sight
-
-HISTORY_SECONDS: Final = 30.0
-HISTORY_POINTS: Final = 60
 
 
 class Painter:

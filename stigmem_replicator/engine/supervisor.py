@@ -103,8 +103,7 @@ class Supervisor:
     async def _look_and_act(self, tasks: TaskGroup) -> LocalError:
         while True:
             try:
-                if self._gate.cause is not None:
-                    await self._try_database()
+                await self._try_database()
                 if self._gate.cause is None:
                     self._gate.settle()
                     await self._look()
@@ -309,8 +308,12 @@ class Supervisor:
         for node_id in begun:
             self._begin(tasks, self._sights[node_id], free[node_id], taken[node_id].standing)
         if missed := free.keys() - begun:
-            await around.writer.run(standings.let_go, list(missed), {}, around.clock)
-            await around.writer.call(around.locks.free_all, [free[n] for n in missed])
+            try:
+                await around.writer.run(standings.let_go, list(missed), {}, around.clock)
+            finally:
+                # Nobody would work on them, and nobody else could.
+                with anyio.CancelScope(shield=True):
+                    await around.writer.call(around.locks.free_all, [free[n] for n in missed])
 
     async def _numbers(self, node_ids: list[str]) -> dict[str, int]:
         """Return the numbers of these peers' locks; one that was never seen gets one."""

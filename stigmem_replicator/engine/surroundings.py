@@ -10,7 +10,7 @@ from stigmem_replicator.engine.threads import Threads
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.observe.board import Board
-from stigmem_replicator.observe.counting import Counting, Uncounted
+from stigmem_replicator.observe.counting import Counting
 from stigmem_replicator.protocol.envelope import ENVELOPES, Envelope
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
@@ -39,7 +39,7 @@ class Surroundings:
     random: Random
     new_id: NewId
     threads: Threads = field(default_factory=Threads)
-    counting: Counting = field(default_factory=Uncounted)
+    counting: Counting = field(default_factory=Counting)
     board: Board | None = None
 
     @property

@@ -18,7 +18,7 @@ from stigmem_replicator.clock import Clock, Random, Sleep
 from stigmem_replicator.engine.turns import Turns
 from stigmem_replicator.errors import LocalError
 from stigmem_replicator.observe.board import Board
-from stigmem_replicator.observe.counting import Counting, Uncounted
+from stigmem_replicator.observe.counting import Counting
 from stigmem_replicator.replication import pacing
 from stigmem_replicator.settings import Settings
 from stigmem_replicator.store import apply
@@ -67,7 +67,7 @@ class Writer:
         self._clock = clock
         self._sleep = sleep
         self._random = random
-        self._counting = counting or Uncounted()
+        self._counting = counting or Counting()
         self._board = board
         self.hindered: Callable[[], LocalError | None] = _never
         """Says why nothing is to be written now, though a turn was waited for; None when it may."""

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from stigmem_replicator.replication.states import PeerState
+
+HISTORY_SECONDS: Final = 30
+HISTORY_POINTS: Final = 60
+"""A history of lag has so many points at most, so many seconds apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +23,8 @@ class PeerPicture:
     """One peer.  Times are milliseconds since 1970, ``lag_ms`` a duration in milliseconds.
 
     ``status`` is the node's registry's word.  ``held`` says that this process works on it.
-    ``lag_history`` has the lags of the last half hour, oldest first, one each 30 seconds; None
-    where it could not be told.  ``rate_per_s`` is of new facts while it catches up, else None.
+    ``lag_history`` has the lags of the last half hour, oldest first, one each HISTORY_SECONDS;
+    None where it could not be told.  ``rate_per_s`` is of new facts while it catches up, else None.
     ``node_loop`` says that the node's own loop is still seen to move its cursor.
     ``dead_letters`` is how many of them are open, None where nobody counted.
     """
@@ -46,6 +51,11 @@ class PeerPicture:
     upstream_lag_ms: int | None = None
     node_loop: bool = False
     dead_letters: int | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the node's registry lets the peer be pulled."""
+        return self.status == "active"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,12 @@ The engine knows no metrics system.  ``metrics`` is the one that counts.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.replication.plan import Counts
 
 
-class Counting(Protocol):
-    """Takes note of what happened; called by any thread, and quick."""
+class Counting:
+    """Is told what happened, by any thread, and counts nothing; who counts is quick about it."""
 
     def entries_committed(self, node_id: str, counts: Counts) -> None:
         """What became of some entries of a peer is committed."""
@@ -34,28 +32,3 @@ class Counting(Protocol):
 
     def write_lock(self, *, held_s: float, waited_s: float) -> None:
         """A transaction waited for the write lock and held it for so many seconds."""
-
-
-class Uncounted:
-    """Counts nothing."""
-
-    def entries_committed(self, node_id: str, counts: Counts) -> None:
-        """Do nothing."""
-
-    def page_committed(self, node_id: str) -> None:
-        """Do nothing."""
-
-    def attempt_failed(self, node_id: str, reason: Reason) -> None:
-        """Do nothing."""
-
-    def page_fetched(self, seconds: float) -> None:
-        """Do nothing."""
-
-    def page_verified(self, seconds: float) -> None:
-        """Do nothing."""
-
-    def page_written(self, seconds: float) -> None:
-        """Do nothing."""
-
-    def write_lock(self, *, held_s: float, waited_s: float) -> None:
-        """Do nothing."""

@@ -18,8 +18,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.errors import Reason
+from stigmem_replicator.errors import DATABASE_TROUBLE, Reason
 from stigmem_replicator.observe.board import Board, PeerPicture, Picture
+from stigmem_replicator.observe.counting import Counting
 from stigmem_replicator.replication.plan import Counts
 from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.settings.values import without_secrets
@@ -29,19 +30,6 @@ _PEER: Final = "peer_id"
 
 _STAGE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LOCK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-_CAUSES: Final = (
-    Reason.DATABASE_MISSING,
-    Reason.DATABASE_NOT_A_NODE,
-    Reason.DATABASE_UNSUPPORTED,
-    Reason.SCHEMA_UNSUPPORTED,
-    Reason.OWN_SCHEMA_OUTDATED,
-    Reason.DATABASE_LOCKED,
-    Reason.DATABASE_FAILED,
-    Reason.DATABASE_REPLACED,
-    Reason.DISK_LOW,
-)
-"""What is usually wrong with a database: told also while it is not."""
 
 _INGRESS: Final = "stigmem_federation_ingress"
 _ANOMALY: Final = "stigmem_peer_hlc_anomaly"
@@ -64,7 +52,7 @@ _COUNTERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 _Value = Callable[[PeerPicture], float | None]
 
 
-class Metrics:
+class Metrics(Counting):
     """All metrics of one process, in a registry of their own; counts what ``counting`` says.
 
     Every method may be called by any thread and takes microseconds.
@@ -240,9 +228,9 @@ def _of_database(picture: Picture) -> Iterator[Metric]:
         f"{_OWN}local_db_trouble", "Whether the database cannot be used, by cause", labels=["cause"]
     )
     cause = None if picture.trouble is None else picture.trouble.cause
-    for known in _CAUSES:
+    for known in DATABASE_TROUBLE:
         trouble.add_metric([known.value], known == cause)
-    if cause is not None and cause not in _CAUSES:
+    if cause is not None and cause not in DATABASE_TROUBLE:
         other = cause if _is_reason(cause) else Reason.UNEXPECTED.value
         trouble.add_metric([other], 1)
     yield trouble
@@ -257,7 +245,7 @@ _BY_PEER: Final[tuple[tuple[str, str, _Value], ...]] = (
     (
         f"{_OWN}peer_active",
         "Whether the node's registry lets the peer be pulled",
-        lambda peer: peer.status == "active",
+        lambda peer: peer.active,
     ),
     (f"{_OWN}peer_held", "Whether this process works on the peer", lambda peer: peer.held),
     (
@@ -319,7 +307,7 @@ def _of_peers(picture: Picture) -> Iterator[Metric]:
         f"{_OWN}peer_reason", "Why an active peer is in its state", labels=[_PEER, "reason"]
     )
     for node_id, peer in picture.peers.items():
-        if peer.status != "active":
+        if not peer.active:
             continue
         for each in PeerState:
             state.add_metric([node_id, each.value], each is peer.state)

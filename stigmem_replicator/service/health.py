@@ -84,7 +84,7 @@ def laggards(peers: Iterable[PeerPicture], max_lag_ms: int) -> list[str]:
     behind = [
         peer
         for peer in peers
-        if peer.status == "active"
+        if peer.active
         and peer.state is not PeerState.PAUSED
         and (peer.lag_ms is None or peer.lag_ms > max_lag_ms)
     ]

@@ -98,7 +98,7 @@ def status_words(picture: Picture) -> str:
 
 def counts(peers: Iterable[PeerPicture]) -> str:
     """Return how many active peers there are, and how many in each state."""
-    active = [peer for peer in peers if peer.status == "active"]
+    active = [peer for peer in peers if peer.active]
     words = [f"{len(active)} active peer{'' if len(active) == 1 else 's'}"]
     for state in PeerState:
         count = sum(peer.state is state for peer in active)

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from stigmem_replicator.clock import Clock, Sleep
+from stigmem_replicator.engine.gate import tell_closed, tell_open
 from stigmem_replicator.engine.picture import let_go
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, ReplicatorError
@@ -123,11 +124,17 @@ class Opening:
                 again = now - told_at > TOLD_AGAIN_SECONDS
                 if cause is None or error.reason is not cause.reason or again:
                     told_at = now
-                    _tell_closed(error)
+                    tell_closed(error)
                 cause = error
             else:
                 if cause is not None:
-                    _tell_open(cause, around, clock.monotonic() - began)
+                    schema = around.database.schema
+                    tell_open(
+                        cause.reason,
+                        clock.monotonic() - began,
+                        wire_version=schema.dialect,
+                        newest_migration=schema.newest,
+                    )
                 return around
             await sleep(OPEN_AGAIN_SECONDS)
 
@@ -164,30 +171,6 @@ class Opening:
             trouble=trouble,
             peers={node_id: let_go(peer) for node_id, peer in before.peers.items()},
         )
-
-
-def _tell_closed(error: ReplicatorError) -> None:
-    logger().error(
-        "replicator.local_db",
-        gate="closed",
-        reason=Reason.LOCAL_DB,
-        cause=error.reason,
-        detail=error.message,
-        hint=error.hint,
-    )
-
-
-def _tell_open(cause: ReplicatorError, around: Surroundings, seconds: float) -> None:
-    schema = around.database.schema
-    logger().info(
-        "replicator.local_db",
-        gate="open",
-        reason=Reason.LOCAL_DB,
-        cause=cause.reason,
-        seconds=round(seconds, 1),
-        wire_version=schema.dialect,
-        newest_migration=schema.newest,
-    )
 
 
 def _tell(words: str) -> None:

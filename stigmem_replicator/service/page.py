@@ -18,7 +18,7 @@ from stigmem_replicator.observe.log import printable
 from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.service.health import PICTURE_OLD_MS
 from stigmem_replicator.service.page_style import STYLE, icon, symbols
-from stigmem_replicator.service.ranking import ORDER, is_active, needs_operator, rank
+from stigmem_replicator.service.ranking import ORDER, needs_operator, rank
 from stigmem_replicator.service.sparkline import sparkline
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import node_loop
@@ -118,7 +118,7 @@ def _verdict(
         return _Verdict("bad", "blocked", "Held up by the node's database")
     if not picture.ready:
         return _Verdict("busy", "catching_up", "Starting")
-    active = [peer for peer in peers if is_active(peer)]
+    active = [peer for peer in peers if peer.active]
     if not active:
         return _Verdict("calm", "inactive", "No active peers")
     if needing := sum(map(needs_operator, active)):
@@ -190,13 +190,13 @@ def _banner(kind: str, heading: str, detail: str, hint: str) -> str:
 
 def _counts(peers: Sequence[PeerPicture]) -> str:
     """Return how many peers there are in each state."""
-    states = Counter(peer.state for peer in peers if is_active(peer))
+    states = Counter(peer.state for peer in peers if peer.active)
     items = [
         f"<li>{_badge(_KINDS[state], state.value, f'{states[state]} {state.value}')}</li>"
         for state in ORDER
         if states[state]
     ]
-    if others := sum(not is_active(peer) for peer in peers):
+    if others := sum(not peer.active for peer in peers):
         items.append(f"<li>{_badge('calm', 'inactive', f'{others} not active')}</li>")
     return f'<ul class="counts" aria-label="Peers by state">{"".join(items)}</ul>' if items else ""
 
@@ -231,7 +231,7 @@ def _row(peer: PeerPicture, now_ms: int) -> str:
 
 
 def _kind(peer: PeerPicture) -> str:
-    if not is_active(peer):
+    if not peer.active:
         return "calm"
     return "bad" if needs_operator(peer) else _KINDS[peer.state]
 
@@ -246,7 +246,7 @@ def _cell(column: int, inside: str) -> str:
 
 def _state(peer: PeerPicture, now_ms: int) -> Iterator[str]:
     """Yield the state, why it is so, and what there is to do."""
-    if not is_active(peer):
+    if not peer.active:
         yield _badge("calm", "inactive", peer.status)
         step = words.next_step(peer.node_id, peer.status, peer.state, detail=None, hint=None)
         if step is not None:
@@ -290,7 +290,7 @@ def _notes(peer: PeerPicture, now_ms: int) -> Iterator[str]:
 
 
 def _lag(peer: PeerPicture, now_ms: int) -> str:
-    if not is_active(peer):
+    if not peer.active:
         return ""
     now = "not known" if peer.lag_ms is None else words.span(peer.lag_ms / 1000)
     caught_up = f"caught up {words.age(peer.caught_up_ms, now_ms)}"
@@ -304,11 +304,11 @@ def _rate(peer: PeerPicture) -> str:
 
 
 def _failures(peer: PeerPicture) -> str:
-    return str(peer.failures) if peer.failures and is_active(peer) else ""
+    return str(peer.failures) if peer.failures and peer.active else ""
 
 
 def _next_attempt(peer: PeerPicture, now_ms: int) -> str:
-    if peer.next_attempt_ms is None or not is_active(peer):
+    if peer.next_attempt_ms is None or not peer.active:
         return ""
     when = words.until(peer.next_attempt_ms, now_ms)
     what = "resumed " if peer.state is PeerState.PAUSED else ""

@@ -22,7 +22,7 @@ from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.observe.board import Board
-from stigmem_replicator.observe.counting import Counting, Uncounted
+from stigmem_replicator.observe.counting import Counting
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.settings import Settings, insecure_warning, warnings_about_keys
 from stigmem_replicator.store import own_schema
@@ -46,8 +46,8 @@ def prepared(
     """Yield what work on peers needs; at the end every peer is free.
 
     ``command`` is how this process names itself to others; ``counting`` and ``board`` are for
-    whoever watches it.  ``make_tables`` brings our own
-    tables into order, once all else is, and before a lock is taken.  Raises ``LocalError``.
+    whoever watches it.  ``make_tables`` brings our own tables into order, once all else is, and
+    before a lock is taken.  Raises ``LocalError``.
     """
     clock = SystemClock()
     identity = load_identity(database, settings)
@@ -77,7 +77,7 @@ def prepared(
             sleep=system_sleep,
             random=SystemRandom(),
             new_id=system_new_id,
-            counting=counting or Uncounted(),
+            counting=counting or Counting(),
             board=board,
         )
 

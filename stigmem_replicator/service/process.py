@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -25,7 +25,13 @@ from stigmem_replicator import __version__
 from stigmem_replicator.clock import Clock, SystemClock, system_sleep
 from stigmem_replicator.engine.supervisor import Supervisor
 from stigmem_replicator.engine.surroundings import Surroundings
-from stigmem_replicator.errors import ExitCode, LocalError, Reason, ReplicatorError, first_of
+from stigmem_replicator.errors import (
+    DATABASE_TROUBLE,
+    ExitCode,
+    LocalError,
+    ReplicatorError,
+    first_of,
+)
 from stigmem_replicator.observe import log
 from stigmem_replicator.observe.board import Board, Picture
 from stigmem_replicator.observe.log import logger
@@ -42,19 +48,7 @@ from stigmem_replicator.settings import Settings, listening_warning
 STOPPING_SECONDS: Final = 4.5
 """How long a process that was told to stop may take."""
 
-_OF_THE_DATABASE: Final = frozenset(
-    {
-        Reason.DATABASE_MISSING,
-        Reason.DATABASE_NOT_A_NODE,
-        Reason.DATABASE_LOCKED,
-        Reason.DATABASE_FAILED,
-        Reason.DATABASE_REPLACED,
-        Reason.SCHEMA_UNSUPPORTED,
-        Reason.DISK_LOW,
-    }
-)
-
-LoadSettings = Callable[[], Settings]
+LoadSettings: TypeAlias = Callable[[], Settings]
 """Reads all settings again.  Raises :class:`LocalError`."""
 
 
@@ -204,7 +198,7 @@ class _Daemon:
             preparing.check(self._around.database, settings, self._clock)
         except LocalError as error:
             # That the database cannot be used just now says nothing of the settings.
-            if error.reason not in _OF_THE_DATABASE:
+            if error.reason not in DATABASE_TROUBLE:
                 raise
         return settings
 

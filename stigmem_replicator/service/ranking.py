@@ -22,18 +22,13 @@ ORDER: Final = (
 """The states in the order in which their peers are shown."""
 
 
-def is_active(peer: PeerPicture) -> bool:
-    """Say whether the node's registry lets a peer be pulled."""
-    return peer.status == "active"
-
-
 def needs_operator(peer: PeerPicture) -> bool:
     """Say whether a peer is not well until somebody does something."""
-    return is_active(peer) and (peer.state is PeerState.BLOCKED or peer.node_loop)
+    return peer.active and (peer.state is PeerState.BLOCKED or peer.node_loop)
 
 
 def rank(peer: PeerPicture) -> tuple[bool, bool, int, int, str]:
     """Order peers: whom an operator must help first, those that are not pulled last."""
     lag = -1 if peer.lag_ms is None else peer.lag_ms
     needs = needs_operator(peer)
-    return (not is_active(peer), not needs, ORDER.index(peer.state), -lag, peer.node_id)
+    return (not peer.active, not needs, ORDER.index(peer.state), -lag, peer.node_id)

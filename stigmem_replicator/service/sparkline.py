@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from stigmem_replicator.observe import words
-
-SAMPLES: Final = 60
-SAMPLE_SECONDS: Final = 30
+from stigmem_replicator.observe.board import HISTORY_POINTS, HISTORY_SECONDS
 
 _WIDTH: Final = 120
 _HEIGHT: Final = 28
@@ -26,7 +24,7 @@ def sparkline(history: Sequence[int | None]) -> str:
     ``history`` has milliseconds, oldest first, one for each 30 seconds, None where it could not
     be told: there the line is broken.
     """
-    history = history[-SAMPLES:]
+    history = history[-HISTORY_POINTS:]
     known = [lag for lag in history if lag is not None]
     if not known:
         return ""
@@ -45,7 +43,7 @@ def sparkline(history: Sequence[int | None]) -> str:
 
 
 def _sentence(history: Sequence[int | None], known: Sequence[int]) -> str:
-    minutes = words.span(len(history) * SAMPLE_SECONDS)
+    minutes = words.span(len(history) * HISTORY_SECONDS)
     gaps = ", not known at times" if len(known) < len(history) else ""
     if not max(known):
         return f"no lag in the last {minutes}{gaps}"
@@ -55,14 +53,14 @@ def _sentence(history: Sequence[int | None], known: Sequence[int]) -> str:
 def _runs(history: Sequence[int | None], top_ms: int, height: int) -> Iterator[list[_Point]]:
     """Yield the stretches without a gap, each without the points inside a level stretch."""
     run: list[_Point] = []
-    first = SAMPLES - len(history)
+    first = HISTORY_POINTS - len(history)
     for place, lag in enumerate(history, first):
         if lag is None:
             if run:
                 yield run
             run = []
             continue
-        x = round(place * _WIDTH / (SAMPLES - 1), 1)
+        x = round(place * _WIDTH / (HISTORY_POINTS - 1), 1)
         y = round(height - _EDGE - lag / top_ms * (height - 2 * _EDGE), 1)
         if len(run) > 1 and run[-1][1] == run[-2][1] == y:
             run.pop()

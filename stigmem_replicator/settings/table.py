@@ -273,13 +273,13 @@ class Table:
     )
     requests_per_s: float = option(
         0.0,
-        Rate(Number(0.0, 1_000_000), 0.01),
+        _REQUEST_RATE,
         "requests a second to all peers together; 0: no limit",
     )
     bytes_per_s: int = option(0, _BYTE_RATE, "bytes a second from all peers together; 0: no limit")
     peer_requests_per_s: float = option(
         0.0,
-        Rate(Number(0.0, 1_000_000), 0.01),
+        _REQUEST_RATE,
         "requests a second to one peer; 0: no limit",
         per_peer=True,
     )

@@ -53,11 +53,6 @@ def upgrade(database: Database) -> bool:
     return True
 
 
-def require(connection: Connection) -> None:
-    """Check that our own tables are at the revision that this code needs."""
-    own_schema.check(connection, required=True)
-
-
 def drop(database: Database) -> bool:
     """Remove our own tables and leave the node as it was; say whether there were any.
 

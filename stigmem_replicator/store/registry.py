@@ -123,10 +123,13 @@ def _sights(connection: Connection) -> dict[str, Sight]:
         )
     }
     columns = [getattr(PeerStatus, name) for name in _OWN]
-    stood = standings.all_standings(connection)
-    rows = connection.execute(select(PeerStatus.node_id, *columns))
+    rows = connection.execute(select(PeerStatus.node_id, *columns, *standings.STANDING))
     ours = {
-        row[0]: {**dict(zip(_OWN, row[1:], strict=True)), "standing": stood[row[0]]} for row in rows
+        row.node_id: {
+            **{name: getattr(row, name) for name in _OWN},
+            "standing": standings.standing_of(row),
+        }
+        for row in rows
     }
     return {
         peer.node_id: Sight(peer, cursors.get(peer.id), **ours.get(peer.node_id, {}))

@@ -32,7 +32,7 @@ _WRITTEN_BEFORE: Final[tuple[InstrumentedAttribute[Any], ...]] = (
     PeerStatus.paused_until_ms,
     PeerStatus.pause_reason,
 )
-_STANDING: Final = tuple(getattr(PeerStatus, item.name) for item in fields(Standing))
+STANDING: Final = tuple(getattr(PeerStatus, item.name) for item in fields(Standing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +176,12 @@ def holder(connection: Connection, node_id: str) -> Holder | None:
 
 def standing(connection: Connection, node_id: str) -> Standing:
     """Return how a peer stands, as was written last; that of a new peer when nothing was."""
-    row = connection.execute(select(*_STANDING).where(PeerStatus.node_id == node_id)).first()
-    return Standing() if row is None else _standing(row)
+    row = connection.execute(select(*STANDING).where(PeerStatus.node_id == node_id)).first()
+    return Standing() if row is None else standing_of(row)
 
 
-def all_standings(connection: Connection) -> dict[str, Standing]:
-    """Return how every peer stands that has a row, by node id."""
-    rows = connection.execute(select(PeerStatus.node_id, *_STANDING))
-    return {row.node_id: _standing(row) for row in rows}
-
-
-def _standing(row: Row[tuple[object, ...]]) -> Standing:
+def standing_of(row: Row[Any]) -> Standing:
+    """Return how a peer stands from a row that has, among others, the columns STANDING."""
     values = {item.name: row._mapping[item.name] for item in fields(Standing)}  # noqa: SLF001 - public
     return Standing(**{**values, "state": PeerState(values["state"])})
 
@@ -214,11 +209,11 @@ def take(connection: Connection, node_ids: Collection[str], process: Holder) -> 
         )
     )
     rows = connection.execute(
-        select(PeerStatus.node_id, PeerStatus.commit_number, *_STANDING).where(
+        select(PeerStatus.node_id, PeerStatus.commit_number, *STANDING).where(
             PeerStatus.node_id.in_(ids)
         )
     )
-    return {row.node_id: Taken(row.commit_number, _standing(row)) for row in rows}
+    return {row.node_id: Taken(row.commit_number, standing_of(row)) for row in rows}
 
 
 def let_go(

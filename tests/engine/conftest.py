@@ -1,4 +1,4 @@
-"""What holds for all engine tests: a turn ends by its pages, unless a test is about its time.
+"""What holds for all engine tests: both async backends, and a turn that ends by its pages.
 
 Where durations pass fifty times as fast, half a minute is over before a slow machine has read a
 few pages.
@@ -6,9 +6,17 @@ few pages.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from stigmem_replicator.engine import stream
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
+    """Both, named: where one is not installed the test fails and is not left out."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)

@@ -31,11 +31,6 @@ PATH = "/.well-known/stigmem-manifest.json"
 LIMITS = Limits(5.0, 5.0, 5.0, 1 << 20, 60.0)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 def client_of(url: str) -> PeerClient:
     network = open_network(Settings(federation_insecure=True), SystemClock(), system_sleep)
     return PeerClient(Destination(url, None), network, LIMITS)

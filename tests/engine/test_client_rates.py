@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio.lowlevel
 import pytest
 
@@ -17,11 +15,6 @@ pytestmark = pytest.mark.anyio
 pytest_plugins = ("tests.pages.fixtures",)
 
 PATH = "/.well-known/stigmem-manifest.json"
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
 
 
 class Still(SystemClock):

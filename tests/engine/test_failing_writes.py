@@ -19,11 +19,6 @@ pytest_plugins = ("tests.pages.fixtures",)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 @pytest.mark.parametrize("steps", range(4))
 async def test_a_write_fails_just_when_the_next_page_is_judged(
     adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch, steps: int

@@ -33,11 +33,6 @@ FAILED = LocalError(Reason.DATABASE_FAILED, "it failed")
 LOW = LocalError(Reason.DISK_LOW, "the disk is full")
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 # --- the gate itself
 
 

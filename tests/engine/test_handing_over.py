@@ -25,11 +25,6 @@ POLL_S = 5.0
 LEFT_S = 25.0
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 @pytest.fixture
 def points(monkeypatch: pytest.MonkeyPatch) -> Points:
     made = Points()

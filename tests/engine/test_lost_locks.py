@@ -38,11 +38,6 @@ WAITING = """
 """
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def filled(postgres_server: PostgresServer, template: Path) -> str:
     """The database of a node on PostgreSQL, with the identity of the one on SQLite."""

@@ -32,11 +32,6 @@ LOCKED = LocalError(Reason.DATABASE_LOCKED, "it is locked")
 IDLE = Standing(PeerState.IDLE)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 class Recorder:
     """Takes the place of the writer: remembers what was written, and when; fails when told to."""
 

@@ -29,11 +29,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 POLL_S = 5.0
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 # --- turns
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
 import pytest
 
@@ -11,11 +9,6 @@ from stigmem_replicator.engine.places import DOUBTFUL_SHARE, PROMPT_SECONDS, Pla
 from tests.integration.world import FakeClock
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
 
 
 class Crowd:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import anyio
 import pytest
@@ -34,11 +34,6 @@ pytest_plugins = ("tests.pages.fixtures",)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 WAIT_S = 20.0
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -13,11 +12,6 @@ import pytest
 from stigmem_replicator.transport.rates import BothRates, RateLimits, Rates
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
 
 
 class Timeline:

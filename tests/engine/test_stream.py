@@ -28,11 +28,6 @@ pytest_plugins = ("tests.pages.fixtures",)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 @dataclass
 class Reading:
     """A stream, and what it told."""

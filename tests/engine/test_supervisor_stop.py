@@ -39,11 +39,6 @@ FACTS = 11
 THROTTLED = misbehaviour.status(429, headers={"Retry-After": "600"})
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
-
-
 Fresh = Callable[[str], Receiver]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
@@ -15,11 +13,6 @@ from tests.pages.server import PageServer
 
 pytest_plugins = ("tests.pages.fixtures",)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name
-    return request.param
 
 
 async def test_a_migration_during_a_pull_ends_it(

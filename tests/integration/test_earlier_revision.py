@@ -133,7 +133,7 @@ def test_an_upgrade_loses_nothing(
     assert node.dump() == others
     assert migrations.upgrade(bare)
     with reading(bare) as connection:
-        migrations.require(connection)
+        own_schema.check(connection, required=True)
     assert contents(node, columns) == before
     after = node.dump()
     assert {name for name in others if others[name] != after[name]} == {
@@ -206,7 +206,7 @@ def test_processes_that_start_together_upgrade_once(first: Database, node: NodeD
     said = sorted(process.communicate()[0].strip() for process in processes)
     assert said == ["False", "False", "True"]
     with reading(first) as connection:
-        migrations.require(connection)
+        own_schema.check(connection, required=True)
 
 
 def test_an_upgrade_that_is_interrupted_leaves_the_earlier_tables(

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.store import migrations
+from stigmem_replicator.store import migrations, own_schema
 from stigmem_replicator.store.engine import Database, open_database, reading
 from stigmem_replicator.store.own_models import (
     HEAD_REVISION,
@@ -30,7 +30,7 @@ def test_an_upgrade_makes_our_tables_and_touches_no_other(
     assert node.tables() - tables == {VERSION_TABLE, *OwnBase.metadata.tables}
     with reading(bare) as connection:
         assert migrations.current(connection) == HEAD_REVISION
-        migrations.require(connection)
+        own_schema.check(connection, required=True)
 
 
 def test_a_second_upgrade_changes_nothing(bare: Database, node: NodeDatabase) -> None:
@@ -66,7 +66,7 @@ def test_tables_of_a_newer_version_are_refused(bare: Database, node: NodeDatabas
     assert "9999" in caught.value.message
     assert node.schema() == before
     with pytest.raises(LocalError) as required, reading(bare) as connection:
-        migrations.require(connection)
+        own_schema.check(connection, required=True)
     assert required.value.reason is Reason.OWN_SCHEMA_OUTDATED
 
 
@@ -75,7 +75,7 @@ def test_without_our_tables_a_command_says_what_to_run(bare: Database) -> None:
     with reading(bare) as connection:
         assert migrations.current(connection) is None
         with pytest.raises(LocalError) as caught:
-            migrations.require(connection)
+            own_schema.check(connection, required=True)
     assert caught.value.reason is Reason.OWN_SCHEMA_OUTDATED
     assert "db upgrade" in caught.value.hint
 
