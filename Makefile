@@ -41,10 +41,14 @@ bench: $(STAMP) ## measure rates, latency, fairness and the cost of doing nothin
 	$(BIN)/python -m benchmarks.write_latency --facts 10000 --idle 150
 	$(BIN)/python -m benchmarks.fairness --peers 200 --hanging 10 --throttled 4 --turns 8
 	$(BIN)/python -m benchmarks.idle --peers 200 --polls 24 --interval 2
+	$(BIN)/python -m benchmarks.forgetting --tombstones 5 --interval 3
 
-soak: $(STAMP) ## the long ones: a thousand peers, a hundred kills, a quarter of an hour of nothing
+soak: $(STAMP) ## the long ones: a thousand peers, a hundred kills, chance at length, a quarter of an hour of nothing
 	$(BIN)/python -m benchmarks.fairness --peers 1000 --hanging 50 --throttled 20 --turns 8 --seconds 600
 	$(BIN)/python -m benchmarks.kills --kills 100 --facts 50000
+	DIFFERENTIAL_ROUNDS=400 $(BIN)/python -m pytest tests/differential/test_generated.py
+	DISTURBED_SECONDS=300 $(BIN)/python -m pytest tests/e2e/test_daemon_disturbed.py
+	SESSION_HISTORIES=2000 $(BIN)/python -m pytest tests/unit/test_session_model.py
 	$(BIN)/python -m benchmarks.idle --peers 200 --polls 24 --interval 30 --warm-up 2
 
 check: $(STAMP) ## lint, format, types, import contracts, migrations against models

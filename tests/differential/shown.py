@@ -36,7 +36,15 @@ EVERY_DIFFERENCE = Round(
         PageDraft((Again(2, changed=(("valid_until", None),)),), cursor="back"),
     ),
 )
-"""Everything that may differ does so here, whatever is drawn."""
+"""Everything that may differ does so here or in the next, whatever is drawn."""
+
+KNOWN_AND_CHANGED = Round(
+    pages=(
+        PageDraft((Fresh(),)),
+        PageDraft((Again(0, acts=("value changed on the way",)),)),
+    ),
+)
+"""A known fact comes with another value, and in wire version 1 too the node takes note of it."""
 
 EVERY_REFUSAL = Round(
     pages=(

@@ -1,17 +1,16 @@
-"""Fixtures of the end-to-end tests: real nodes as processes, our command as a subprocess."""
+"""Fixtures of the end-to-end tests: real nodes as processes, our command as another."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from tests.forked import Forked
 from tests.loopback import allowed, apart
 from tests.nodes.environment import REPOSITORY, NodeEnvironment
 from tests.nodes.environment import node_environment as installed_environment
@@ -108,7 +107,7 @@ def fresh_receiver_db(shared_pair: SharedPair, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Run `stigmem-replicate` as a subprocess that sees nothing of this one's environment.
+    """Run `stigmem-replicate` as a process that sees nothing of this one's environment.
 
     Unless `env` says how peers are called, plain loopback is allowed. With `check` a failure of the
     command fails the test with what it printed.
@@ -129,23 +128,18 @@ def make_cli(folder: Path) -> Cli:
         timeout: float = CLI_TIMEOUT_S,
     ) -> CliResult:
         database = [] if db is None else ["--db", str(db)]
-        command = [sys.executable, "-m", "stigmem_replicator", *database, *arguments]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            cwd=home,
-            env=cli_environ(home, env),
-            timeout=timeout,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            said = f"{done.stdout}{done.stderr}"
-            pytest.fail(f"{' '.join(command[1:])} ended with {done.returncode}:\n{said}")
-        stderr, warned = apart(done.stderr, env)
-        return CliResult(done.stdout, stderr, done.returncode, warned)
+        command = [*database, *arguments]
+        with Forked(command, folder=home, environ=cli_environ(home, env)) as process:
+            try:
+                stdout, said = process.communicate(timeout)
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        if check and code != 0:
+            pytest.fail(f"{' '.join(command)} ended with {code}:\n{stdout}{said}")
+        stderr, warned = apart(said, env)
+        return CliResult(stdout, stderr, code, warned)
 
     return run
 

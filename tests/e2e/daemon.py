@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -19,12 +20,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import psycopg
 
 from tests.e2e.conftest import cli_environ
 from tests.e2e.page_pulls import settings
+from tests.forked import COMMAND, Forked
 from tests.nodes.database import NodeDatabase, PostgresDatabase, SqliteDatabase
 from tests.pages.receiver import Receiver
 
@@ -42,6 +44,9 @@ _LOG_TAIL_LINES: Final = 40
 _LOCK_SUFFIX: Final = ".replicator-lock"
 
 
+Process: TypeAlias = Forked | subprocess.Popen[bytes]
+
+
 class HasNodeId(Protocol):
     """A page server, a node, or an origin."""
 
@@ -53,7 +58,7 @@ class HasNodeId(Protocol):
 class Daemon:
     """A process of `stigmem-replicate run`, its database and its log."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     store: NodeDatabase
     log: Path
     _seen: list[dict[str, Any]] = field(default_factory=list)
@@ -220,16 +225,29 @@ def daemon(
     own = settings(**{name: value for name, value in given.items() if value is not None})
     number = len(list(folder.glob("daemon-*.log")))
     log = folder / f"daemon-{number}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*under, *_command(database, config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=output,
-            cwd=folder,
-            env=cli_environ(folder, {**_where(database), **own, **(env or {})}),
-            start_new_session=True,  # a signal to the tests is not one to it
-        )
+    environ = cli_environ(folder, {**_where(database), **own, **(env or {})})
+    # A session of its own: a signal to the tests is not one to it.
+    with log.open("ab") as output, Path(os.devnull).open("wb") as nowhere:
+        process: Process
+        if under:
+            process = subprocess.Popen(
+                [*under, sys.executable, "-m", COMMAND, *_words(database, config)],
+                stdin=subprocess.DEVNULL,
+                stdout=nowhere,
+                stderr=output,
+                cwd=folder,
+                env=environ,
+                start_new_session=True,
+            )
+        else:
+            process = Forked(
+                _words(database, config),
+                folder=folder,
+                environ=environ,
+                stdout=nowhere,
+                stderr=output,
+                new_session=True,
+            )
     running = Daemon(process, database, log)
     try:
         yield running
@@ -239,11 +257,11 @@ def daemon(
             running.kill()
 
 
-def _command(store: NodeDatabase, config: Path | None) -> list[str]:
+def _words(store: NodeDatabase, config: Path | None) -> list[str]:
     words = [] if config is None else ["--config", str(config)]
     if isinstance(store, SqliteDatabase):
         words += ["--db", str(store.location)]
-    return [sys.executable, "-m", "stigmem_replicator", *words, "run"]
+    return [*words, "run"]
 
 
 def _where(store: NodeDatabase) -> dict[str, str]:

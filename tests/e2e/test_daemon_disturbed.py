@@ -1,6 +1,7 @@
 """Two daemons on one database, and everything that disturbs them, at random and all at once.
 
-DISTURBED_SECONDS=60 and DISTURBED_SEED=7 make it longer or another story than the usual one.
+DISTURBED_SECONDS=60 and DISTURBED_SEED=7 make it longer or another story than the usual one;
+`make soak` takes five minutes.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ import pytest
 from tests.e2e.conftest import cli_environ
 from tests.e2e.daemon import Daemon, daemon
 from tests.e2e.database_trouble import locked
+from tests.forked import Forked
 from tests.pages import misbehaviour
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer, honestly
@@ -59,7 +59,7 @@ class Disturber:
         self.done: dict[str, int] = {}
         self._folder = folder
         self._stack = ExitStack()
-        self._commands: list[subprocess.Popen[bytes]] = []
+        self._commands: list[Forked] = []
         self._log = self._stack.enter_context((folder / "commands.log").open("ab"))
         for _ in range(2):
             self._begin()
@@ -138,13 +138,12 @@ class Disturber:
     def _command(self, *words: str) -> None:
         database = str(self.receiver.database)
         self._commands.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "stigmem_replicator", "--db", database, *words],
-                stdin=subprocess.DEVNULL,
+            Forked(
+                ["--db", database, *words],
+                folder=self._folder,
+                environ=cli_environ(self._folder, None),
                 stdout=self._log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                env=cli_environ(self._folder, None),
+                stderr=self._log,
             )
         )
 

@@ -10,7 +10,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import pytest
 
 from stigmem_replicator.store.apply import Point
 from tests.e2e.conftest import CliResult, cli_environ
+from tests.forked import COMMAND, Forked
 from tests.nodes.bulk import InsideNode, assert_in_bulk
 from tests.nodes.fact_corpus import facts, plain_facts, uncarriable_facts
 from tests.nodes.federation import Pair, pair_of_nodes
@@ -71,11 +71,10 @@ def origin(
         snapshot = pair.receiver.copy_database(folder / "snapshot.db")
         made = Origin(pair, snapshot, Ledger(pair.origin.node_id), {})
         corpus = facts(FACTS, namespace="faults")
-        made.note(assert_in_bulk(pair.origin, corpus[:150]))
-        made.note(
-            assert_in_bulk(pair.origin, uncarriable_facts(namespace="faults")), refusable=True
-        )
-        made.note(assert_in_bulk(pair.origin, corpus[150:]))
+        with InsideNode(pair.origin) as inside:
+            made.note(inside.assert_facts(corpus[:150]))
+            made.note(inside.assert_facts(uncarriable_facts(namespace="faults")), refusable=True)
+            made.note(inside.assert_facts(corpus[150:]))
         yield made
 
 
@@ -92,23 +91,20 @@ class Receiver:
         *options: str,
         page_size: str = "100",
         own: Mapping[str, str] | None = None,
-        module: tuple[str, ...] = ("stigmem_replicator",),
-    ) -> subprocess.Popen[str]:
+        module: str = COMMAND,
+        before: tuple[str, ...] = (),
+    ) -> Forked:
         """Start a pull; `own` are more settings of the replicator."""
         settings = {"page_size": page_size, **(own or {})}
         environ = {f"STIGMEM_REPLICATOR_{key.upper()}": value for key, value in settings.items()}
-        return subprocess.Popen(
+        return Forked(
             [
-                *(sys.executable, "-m", *module, "--db", str(self.database)),
+                *(*before, "--db", str(self.database)),
                 *("pull", "--peer", self.origin.pair.origin.node_id, "--json", *options),
             ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            cwd=self.home,
-            env=cli_environ(self.home, environ),
+            folder=self.home,
+            environ=cli_environ(self.home, environ),
+            module=module,
         )
 
     def pull(
@@ -118,16 +114,18 @@ class Receiver:
 
     def die(self, point: Point, nth: int, *, page_size: str) -> CliResult:
         """Pull, and be killed the n-th time that writing a batch comes to a point."""
-        module = ("tests.faults.crashing_cli", "--point", point, "--nth", str(nth), "--")
-        return ended(self.start(page_size=page_size, module=module))
+        before = ("--point", point, "--nth", str(nth), "--")
+        return ended(
+            self.start(page_size=page_size, module="tests.faults.crashing_cli", before=before)
+        )
 
-    def wait_for_pages(self, process: subprocess.Popen[str]) -> None:
+    def wait_for_pages(self, process: Forked) -> None:
         """Return when the process has written its first page."""
         while not self.holds()[1]:
             assert process.poll() is None, ended(process).stderr
             time.sleep(0.01)
 
-    def wait_for_work(self, process: subprocess.Popen[str]) -> None:
+    def wait_for_work(self, process: Forked) -> None:
         """Return when the process holds the peer, or has ended."""
         while process.poll() is None:
             with suppress(sqlite3.OperationalError), self._reading() as connection:
@@ -174,14 +172,14 @@ class Receiver:
         return summary
 
 
-def ended(process: subprocess.Popen[str]) -> CliResult:
+def ended(process: Forked) -> CliResult:
     with process:
         try:
             stdout, stderr = process.communicate(timeout=60)
         except BaseException:
             process.kill()
             raise
-    return CliResult(stdout, stderr, process.returncode)
+    return CliResult(stdout, stderr, process.wait())
 
 
 @pytest.fixture

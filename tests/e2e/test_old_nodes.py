@@ -1,4 +1,7 @@
-"""The harness with nodes of 0.9.0a10, alone and beside 0.9.0a12: they behave as tests assume."""
+"""The harness with nodes of 0.9.0a10: they behave as tests assume.
+
+Beside nodes of 0.9.0a12 they are in test_wire_versions.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.nodes.environment import node_environment as installed_environment
 from tests.nodes.fact_corpus import Fact, facts, plain_facts
 from tests.nodes.federation import approve_again, pair_of_nodes, upgrade
 from tests.nodes.ledger import Ledger
-from tests.nodes.node import Node, NodeError
+from tests.nodes.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,27 +145,6 @@ def test_the_nodes_own_loop_replicates(old_environment: NodeEnvironment, tmp_pat
         with InsideNode(pair.receiver) as inside:
             inside.pull_all_peers_once()
         assert len(ledger.assert_clean(pair.receiver.database).admitted) == 60
-
-
-@pytest.mark.parametrize("versions", [(OLD, NEW), (NEW, OLD)], ids=" to ".join)
-def test_nodes_of_two_versions_accept_each_other_and_read_nothing(
-    versions: tuple[str, str], tmp_path: Path
-) -> None:
-    """A mixed pair is peered on both sides, yet neither version's own loop takes a fact."""
-    environments = [installed_environment(version) for version in versions]
-    nodes = pair_of_nodes(environments[0], tmp_path / "nodes", receiver_environment=environments[1])
-    with nodes as pair:
-        assert known_peer(pair.receiver, pair.origin)["status"] == "active"
-        assert known_peer(pair.origin, pair.receiver)["status"] == "active"
-        assert_in_bulk(pair.origin, plain_facts(5))
-        with InsideNode(pair.receiver) as inside:
-            if versions[1] == OLD:
-                with pytest.raises(NodeError, match="KeyError: 'id'"):
-                    inside.pull_all_peers_once()
-            else:
-                inside.pull_all_peers_once()
-        assert received(pair.receiver) == 0
-        assert pair.receiver.query("SELECT * FROM replication_cursors") == []
 
 
 def test_an_upgraded_pair_keeps_its_identity_and_binds_organisations_when_approved(

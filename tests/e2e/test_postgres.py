@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conftest import cli_environ, make_cli
+from tests.forked import Forked
 from tests.nodes.bulk import assert_in_bulk
 from tests.nodes.database import PostgresDatabase
 from tests.nodes.fact_corpus import facts, uncarriable_facts
@@ -273,17 +272,9 @@ def test_one_process_at_a_time(
     words = ("pull", "--peer", world.origin.node_id)
     env = environ(database)
     cli("db", "upgrade", env=env)
-    command = [sys.executable, "-m", "stigmem_replicator", *words]
     with (
         stopped(world.origin),
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=tmp_path,
-            env=cli_environ(tmp_path, env),
-        ) as first,
+        Forked(words, folder=tmp_path, environ=cli_environ(tmp_path, env)) as first,
     ):
         try:
             _wait_for_holder(database, first.pid)

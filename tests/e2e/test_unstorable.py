@@ -8,7 +8,7 @@ import string
 from typing import TYPE_CHECKING
 
 from tests.e2e.conftest import make_cli
-from tests.nodes.bulk import assert_in_bulk
+from tests.nodes.bulk import InsideNode
 from tests.nodes.fact_corpus import Fact, plain_facts
 from tests.nodes.federation import peer
 from tests.nodes.ledger import Ledger
@@ -45,13 +45,14 @@ def test_what_postgresql_cannot_hold_is_a_dead_letter(
         Node(
             node_environment, tmp_path / "receiver", name="receiver", settings=node_settings(url)
         ) as receiver,
+        InsideNode(origin) as inside,
     ):
         peer(origin, receiver)
         ledger = Ledger(origin.node_id)
         good = plain_facts(GOOD)
-        ledger.acknowledge(assert_in_bulk(origin, good[: GOOD // 2]))
-        ledger.acknowledge(assert_in_bulk(origin, unstorable), refusable=True)
-        ledger.acknowledge(assert_in_bulk(origin, good[GOOD // 2 :]))
+        ledger.acknowledge(inside.assert_facts(good[: GOOD // 2]))
+        ledger.acknowledge(inside.assert_facts(unstorable), refusable=True)
+        ledger.acknowledge(inside.assert_facts(good[GOOD // 2 :]))
         ledger.adopt(origin.store)
         cli = make_cli(tmp_path)
         environ = {**receiver.settings}
@@ -61,8 +62,8 @@ def test_what_postgresql_cannot_hold_is_a_dead_letter(
         ]
         # The next pull begins with what is known, and comes to another one after it.
         late = Fact("test:fainter", "test:text", "string", "x", confidence=1e-320)
-        ledger.acknowledge(assert_in_bulk(origin, [late]), refusable=True)
-        ledger.acknowledge(assert_in_bulk(origin, [Fact("test:late", "test:text", "string", "x")]))
+        ledger.acknowledge(inside.assert_facts([late]), refusable=True)
+        ledger.acknowledge(inside.assert_facts([Fact("test:late", "test:text", "string", "x")]))
         third = json.loads(cli("pull", "--peer", origin.node_id, "--json", env=environ).stdout)
         ledger.adopt(origin.store)
         verdict = ledger.assert_clean(receiver.store)

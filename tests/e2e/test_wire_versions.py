@@ -28,6 +28,7 @@ from tests.nodes.environment import node_environment as installed_environment
 from tests.nodes.fact_corpus import facts, plain_facts, uncarriable_facts
 from tests.nodes.federation import pair_of_nodes
 from tests.nodes.ledger import Ledger
+from tests.nodes.node import NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -198,26 +199,59 @@ class TestVersionOne:
             assert len(ledger.assert_clean(pair.receiver.database).admitted) == 30 + 40 + 50
 
 
-@pytest.mark.parametrize("versions", [(OLD, NEW), (NEW, OLD)], ids=" to ".join)
-def test_a_mixed_pair_is_refused_in_plain_words(
-    cli: Cli, versions: tuple[str, str], tmp_path: Path
-) -> None:
+@dataclass(frozen=True, slots=True)
+class MixedPair:
+    """Two nodes that are peers of each other, and the versions of origin and receiver."""
+
+    pair: Pair
+    origin: str
+    receiver: str
+
+
+@pytest.fixture(scope="module", params=[(OLD, NEW), (NEW, OLD)], ids=" to ".join)
+def mixed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MixedPair]:
+    """A pair of either kind, with facts at its origin, for the tests below in their order."""
+    versions: tuple[str, str] = request.param
+    origin, receiver = (installed_environment(version) for version in versions)
+    folder = tmp_path_factory.mktemp("mixed")
+    with pair_of_nodes(origin, folder, receiver_environment=receiver) as pair:
+        assert_in_bulk(pair.origin, plain_facts(10))
+        yield MixedPair(pair, *versions)
+
+
+def test_nodes_of_two_versions_accept_each_other_and_read_nothing(mixed: MixedPair) -> None:
+    """A mixed pair is peered on both sides, yet neither version's own loop takes a fact."""
+    pair = mixed.pair
+    for host, newcomer in ((pair.receiver, pair.origin), (pair.origin, pair.receiver)):
+        sql = "SELECT status FROM peers WHERE node_id = ?"
+        assert host.query(sql, [newcomer.node_id]) == [{"status": "active"}]
+    with InsideNode(pair.receiver) as inside:
+        if mixed.receiver == OLD:
+            with pytest.raises(NodeError, match="KeyError: 'id'"):
+                inside.pull_all_peers_once()
+        else:
+            inside.pull_all_peers_once()
+    assert pair.receiver.query("SELECT 1 FROM facts WHERE received_from IS NOT NULL") == []
+    assert pair.receiver.query("SELECT * FROM replication_cursors") == []
+
+
+def test_a_mixed_pair_is_refused_in_plain_words(cli: Cli, mixed: MixedPair) -> None:
     """The page of the other wire version ends the pull with exit code 9; nothing is let in.
 
     The cursor stands where it stood, and the state says the same as the message.
     """
-    origin, receiver = (installed_environment(version) for version in versions)
-    with pair_of_nodes(origin, tmp_path / "nodes", receiver_environment=receiver) as pair:
-        assert_in_bulk(pair.origin, plain_facts(10))
-        pair.receiver.store.run(
-            "INSERT INTO replication_cursors (peer_id, direction, cursor, updated_at)"
-            " SELECT id, 'inbound', '1000.0', '2026-01-01T00:00:00+00:00' FROM peers"
-        )
-        before = node_tables(pair.receiver)
-        for _attempt in range(2):
-            pulled = pull(cli, pair, check=False)
-            assert_wrong_dialect(pulled, peer=WIRE[versions[0]], node=WIRE[versions[1]])
-            assert pulled.cursor == "1000.0"
-            assert state(cli, pair) == ("blocked", "wrong_dialect")
-            assert node_tables(pair.receiver) == before
-        assert pair.receiver.query("SELECT * FROM replicator_dead_letters") == []
+    pair = mixed.pair
+    pair.receiver.store.run(
+        "INSERT INTO replication_cursors (peer_id, direction, cursor, updated_at)"
+        " SELECT id, 'inbound', '1000.0', '2026-01-01T00:00:00+00:00' FROM peers"
+    )
+    before = node_tables(pair.receiver)
+    for _attempt in range(2):
+        pulled = pull(cli, pair, check=False)
+        assert_wrong_dialect(pulled, peer=WIRE[mixed.origin], node=WIRE[mixed.receiver])
+        assert pulled.cursor == "1000.0"
+        assert state(cli, pair) == ("blocked", "wrong_dialect")
+        assert node_tables(pair.receiver) == before
+    assert pair.receiver.query("SELECT * FROM replicator_dead_letters") == []

@@ -1,6 +1,7 @@
 """Fixtures of the integration tests: copies of a database that the node itself has migrated.
 
-What takes `node`, or a fixture that does, runs on SQLite and on PostgreSQL.
+What takes `node`, or a fixture that does, runs on SQLite and on PostgreSQL.  What takes `database`
+gets copies that have our tables too: making them takes longer than most tests.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from stigmem_replicator.store import hlc_clock, migrations, standings
-from stigmem_replicator.store.engine import Database, open_database, writing
+from stigmem_replicator.store.engine import Database, open_database, reading, writing
+from stigmem_replicator.store.own_schema import present as own_schema_there
 from stigmem_replicator.store.reads import PeerRow
 from tests.integration.world import PEER, FakeClock, add_peer
 from tests.nodes.database import NodeDatabase, PostgresDatabase, SqliteDatabase
@@ -65,10 +67,37 @@ def migrated(environment: NodeEnvironment, folder: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def own_schema(node_schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of `node_schema` with our tables."""
+    path = copied(node_schema, tmp_path_factory.mktemp("own") / "node.db")
+    _upgrade(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def own_postgres_schema(postgres_server: PostgresServer) -> str:
+    """The same on PostgreSQL: the name of a database to copy."""
+    url = postgres_server.node_database(node_environment())
+    _upgrade(url)
+    return url.rsplit("/", 1)[1]
+
+
+def _upgrade(location: Path | str) -> None:
+    database = open_database(location, timeout_s=5.0)
+    migrations.upgrade(database)
+    database.close()
+
+
+def _with_own_tables(request: pytest.FixtureRequest) -> bool:
+    return "database" in request.fixturenames
+
+
 @pytest.fixture
-def node_path(node_schema: Path, tmp_path: Path) -> Path:
-    """A SQLite database of this test's own, without peers and without our tables."""
-    return copied(node_schema, tmp_path / "node.db")
+def node_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A SQLite database of this test's own, without peers; with our tables for `database`."""
+    schema = "own_schema" if _with_own_tables(request) else "node_schema"
+    return copied(request.getfixturevalue(schema), tmp_path / "node.db")
 
 
 @pytest.fixture
@@ -102,7 +131,10 @@ def _on_backend(
         yield SqliteDatabase(request.getfixturevalue(file))
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    url = server.node_database(environment)
+    if _with_own_tables(request):
+        url = server.create_database(request.getfixturevalue("own_postgres_schema"))
+    else:
+        url = server.node_database(environment)
     yield PostgresDatabase(url)
     server.drop_database(url)
 
@@ -114,7 +146,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def bare(node: NodeDatabase) -> Iterator[Database]:
-    """The database opened, with a peer and without our tables."""
+    """The database opened, with a peer; with our tables only for `database`."""
     add_peer(node)
     database = open_database(node.location, timeout_s=1.0)
     yield database
@@ -124,7 +156,10 @@ def bare(node: NodeDatabase) -> Iterator[Database]:
 @pytest.fixture
 def database(bare: Database, clock: FakeClock) -> Database:
     """The database with our tables, the clock seeded and the peer enlisted."""
-    migrations.upgrade(bare)
+    with reading(bare) as connection:
+        there = own_schema_there(connection)
+    if not there:  # who asked for this fixture only when the test ran
+        migrations.upgrade(bare)
     with writing(bare) as connection:
         hlc_clock.seed(connection)
         standings.enlist(connection, PEER.node_id, clock)
