@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from stigmem_replicator.observe.board import Board, PeerPicture, Picture, Trouble
+from stigmem_replicator.observe.board import Board, PeerPicture, Picture, StreamPicture, Trouble
 from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.service.page import page
 
@@ -145,6 +145,20 @@ def realistic() -> Picture:
             lag_history=_quiet(),
             next_attempt_ms=NOW_MS + 27_000,
             certificate_not_after_ms=NOW_MS + 6 * DAY_MS,
+            tombstones=StreamPicture(
+                PeerState.BLOCKED,
+                reason="capability_required",
+                detail="the peer gives its tombstones only for a capability token: it answered 401",
+                hint="the peer's operator runs: stigmem capability issue "
+                "--issuer https://vienna.example --subject https://vienna.example "
+                "--verb tombstone:read --object stigmem://tombstones --ttl-seconds 7776000 "
+                "--node-url https://vienna.example:8765 --api-key KEY --json; put what that prints "
+                "into the file; name it as capability_token_file under "
+                '[peer."stigmem:node:92689075-3144-5d82-a30c-de34ccd71507"]',
+                since_ms=NOW_MS - 3 * DAY_MS,
+                failures=40,
+                next_attempt_ms=NOW_MS + 9 * MINUTE_MS,
+            ),
         ),
         peer(
             "zurich",

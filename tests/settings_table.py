@@ -25,8 +25,9 @@ def table() -> str:
     for name, definition in DEFINITIONS.items():
         default = shown(definition, getattr(defaults, name))
         variables = (definition.node.name, *definition.node.fallbacks)
+        mark = " **" if definition.peer_only else " *" if name in PER_PEER else ""
         cells = (
-            f"`{name}`{' *' if name in PER_PEER else ''}",
+            f"`{name}`{mark}",
             f"`{default}`" if default else "",
             definition.help,
             definition.kind.allowed,
@@ -35,7 +36,8 @@ def table() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"\\* may be set for one peer. Our variable of a setting is `{own_variable('NAME')}`.",
+        "\\* may be set for one peer, \\*\\* only for one peer, in our TOML file.",
+        f"Our variable of a setting is `{own_variable('NAME')}`.",
     ]
     return "\n".join(lines)
 

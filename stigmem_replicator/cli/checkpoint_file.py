@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.protocol.fact import storable
+from stigmem_replicator.protocol.fields import storable
 from stigmem_replicator.replication.positions import Checkpoint
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.checkpoints import DIRECTIONS, CursorEntry, Statement, StreamState

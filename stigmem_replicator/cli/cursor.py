@@ -1,6 +1,6 @@
 """``cursor``: where reading stands, how it came there, and setting it elsewhere.
 
-Files of cursors are ``checkpoint``'s.
+Files of cursors are ``checkpoint``'s; how tombstones and revocations stand is said in ``streams``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from stigmem_replicator.cli import checkpoint, completion, daemon, render, times
+from stigmem_replicator.cli import checkpoint, completion, daemon, render, streams, times
 from stigmem_replicator.cli.actor import actor
 from stigmem_replicator.cli.context import all_peers, confirm, find_peer, opened, settings_of
+from stigmem_replicator.cli.streams import BESIDE, Beside, Stream
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.errors import Reason, UsageError
 from stigmem_replicator.protocol import hlc
-from stigmem_replicator.replication.session import Position
+from stigmem_replicator.replication.session import Checkpoint, Position
 from stigmem_replicator.store import checkpoints, events, migrations, reads, records, standings
 from stigmem_replicator.store.checkpoints import CursorEvent
 from stigmem_replicator.store.engine import Database, reading, writing
@@ -31,6 +32,8 @@ ThePeer = Annotated[
     typer.Option("--peer", metavar="X", help="The peer.", autocompletion=completion.peer_names),
 ]
 
+OneStream = Annotated[Stream, typer.Option("--stream", help="Which stream of the peer's is meant.")]
+
 _SHOWN_CHECKPOINTS: Final = 5
 
 
@@ -43,24 +46,56 @@ def show(
             "--peer", metavar="X", help="Only this peer.", autocompletion=completion.peer_names
         ),
     ] = None,
+    stream: Annotated[
+        Stream | None, typer.Option("--stream", help="Only this stream of each peer.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Show the cursor of every peer, and what it may be set back to."""
+    """Show the cursor of every peer, and what it may be set back to.
+
+    Without --stream that of the facts, and a line each for tombstones and revocations: a pull, and
+    the daemon when it starts and at times, reads these in full wherever they stand.
+    """
     with opened(settings_of(context)) as database:
         daemon_runs = daemon.runs(database)
         with reading(database) as connection:
             found = reads.peers(connection)
             if peer is not None:
                 found = [find_peer(found, peer)]
-            stored = [(item, reads.stored_position(connection, item, FACTS)) for item in found]
+            facts = [reads.stored_position(connection, item, FACTS) for item in found]
+            beside = [streams.beside(connection, item) for item in found]
+    stands = list(zip(found, facts, beside, strict=True))
     if as_json:
-        print(render.document([_document(item, position) for item, position in stored]))
+        print(render.document([_shown_document(stream, *item) for item in stands]))
         return
     daemon.tell(daemon_runs)
-    if not stored:
+    if not stands:
         print("this node has no peers")
         return
-    print("\n\n".join(_text(item, position) for item, position in stored))
+    print("\n\n".join(_shown_text(stream, *item) for item in stands))
+
+
+def _shown_document(
+    stream: Stream | None, peer: PeerRow, stored: StoredPosition, beside: dict[Stream, Beside]
+) -> dict[str, Any]:
+    if stream is not None and stream in beside:
+        return streams.document(peer, stream, beside[stream])
+    facts = _document(peer, stored)
+    if stream is None:
+        facts |= {
+            name: {"cursor": stands.newest, "settled": stands.begins}
+            for name, stands in beside.items()
+        }
+    return facts
+
+
+def _shown_text(
+    stream: Stream | None, peer: PeerRow, stored: StoredPosition, beside: dict[Stream, Beside]
+) -> str:
+    if stream is not None and stream in beside:
+        return streams.text(peer, stream, beside[stream])
+    lines = [] if stream else [(name.value, stands.line) for name, stands in beside.items()]
+    return render.pairs([*_rows(peer, stored), *lines])
 
 
 def _document(peer: PeerRow, stored: StoredPosition) -> dict[str, Any]:
@@ -74,7 +109,7 @@ def _document(peer: PeerRow, stored: StoredPosition) -> dict[str, Any]:
     }
 
 
-def _text(peer: PeerRow, stored: StoredPosition) -> str:
+def _rows(peer: PeerRow, stored: StoredPosition) -> list[tuple[str, str]]:
     position = stored.position
     rows = [
         ("peer", peer.node_id),
@@ -89,13 +124,14 @@ def _text(peer: PeerRow, stored: StoredPosition) -> str:
     older = len(position.checkpoints) - _SHOWN_CHECKPOINTS
     if older > 0:
         rows.append(("", f"and {older} older ones (--json shows all)"))
-    return render.pairs(rows)
+    return rows
 
 
 @app.command()
 def history(
     context: typer.Context,
     peer: ThePeer,
+    stream: OneStream = Stream.FACTS,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many changes.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -109,25 +145,29 @@ def history(
         with reading(database) as connection:
             found = find_peer(reads.peers(connection), peer)
             stored = reads.stored_position(connection, found, FACTS)
-            changes = checkpoints.history(connection, found.node_id, limit)
+            beside = streams.beside(connection, found)
+            changes = checkpoints.history(connection, found.node_id, limit, stream=stream)
     if as_json:
-        shown = _document(found, stored)
+        shown = _shown_document(stream, found, stored, beside)
         shown["checkpoints"] = list(reversed(shown["checkpoints"]))
         print(render.document({**shown, "changes": [asdict(item) for item in changes]}))
         return
     daemon.tell(daemon_runs)
-    print(
-        render.pairs([("peer", found.node_id), ("cursor", render.place(stored.position.frontier))])
-    )
+    if stream in BESIDE:
+        print(streams.text(found, stream, beside[stream]))
+        kept: tuple[Checkpoint, ...] = ()
+    else:
+        cursor = render.place(stored.position.frontier)
+        print(render.pairs([("peer", found.node_id), ("cursor", cursor)]))
+        kept = stored.position.checkpoints
     headings = ("WHEN", "WHAT", "WHO", "BEFORE", "AFTER")
     if changes:
         print()
         print(render.table(headings, [_change(item) for item in changes]))
-    if stored.position.checkpoints:
+    if kept:
         print()
         rows = [
-            (render.moment(kept.kept_at_ms), render.place(kept.position))
-            for kept in reversed(stored.position.checkpoints)
+            (render.moment(item.kept_at_ms), render.place(item.position)) for item in reversed(kept)
         ]
         print(render.table(("KEPT", "CHECKPOINT"), rows))
 
@@ -138,8 +178,8 @@ def _change(item: CursorEvent) -> tuple[str, ...]:
         render.moment(item.at_ms),
         f"{what} --force" if item.forced else what,
         item.actor,
-        item.before or "the beginning",
-        item.after or "the beginning",
+        item.before or streams.BEGINNING,
+        item.after or streams.BEGINNING,
     )
 
 
@@ -155,6 +195,7 @@ def reset(
         str | None,
         typer.Option(metavar="TIME", help="To what was settled so long ago: 90s, 30m, 1h, 2d."),
     ] = None,
+    stream: OneStream = Stream.FACTS,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Set a peer's cursor back, by default to the beginning.
@@ -164,6 +205,11 @@ def reset(
     """
     if to is not None and back is not None:
         raise UsageError(Reason.USAGE, "--to and --back exclude each other")
+    if stream in BESIDE:
+        if back is not None:
+            raise streams.cheap(stream, f"--back is for facts: {stream} keep no checkpoints")
+        _place_beside(context, peer, stream, to, events.CURSOR_RESET, yes=yes)
+        return
     clock = SystemClock()
     with opened(settings_of(context)) as database:
         found = find_peer(all_peers(database), peer)
@@ -185,12 +231,16 @@ def set_(
     force: Annotated[
         bool, typer.Option("--force", help="Also a position that this peer never gave us.")
     ] = False,
+    stream: OneStream = Stream.FACTS,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Set a peer's cursor to a position, forward too.
 
     The next pull reads from there; what lies before it is not looked for any more.
     """
+    if stream in BESIDE:
+        _place_beside(context, peer, stream, cursor, events.CURSOR_SET, yes=yes)
+        return
     with opened(settings_of(context)) as database:
         found = find_peer(all_peers(database), peer)
         with reading(database) as connection:
@@ -237,6 +287,31 @@ def _place(database: Database, move: Move, *, yes: bool) -> None:
     now_ms = clock.now_ms()
     doubt = f"{render.ahead(move.after, now_ms)}{render.left_alone(asked_ms, now_ms)}"
     print(f"the cursor of {name} is now {after}{doubt}")
+
+
+def _place_beside(
+    context: typer.Context, peer: str, stream: Stream, to: str | None, event: str, *, yes: bool
+) -> None:
+    """Ask, then set where passes over tombstones or revocations begin."""
+    clock = SystemClock()
+    with opened(settings_of(context)) as database:
+        found = find_peer(all_peers(database), peer)
+        with reading(database) as connection:
+            before = streams.beside(connection, found)[stream].settled
+            known = checkpoints.given_times(connection, found)
+        target = None if to is None else streams.given(stream, to, known)
+        name, after = render.clean(found.node_id), render.clean(target or streams.BEGINNING)
+        if not yes:
+            stood = render.clean(before or streams.BEGINNING)
+            confirm(f"Set the {stream} of {name}\n  from {stood}\n  to   {after}?")
+        migrations.upgrade(database)
+        who = actor(event.replace("_", " "))
+        with writing(database) as connection:
+            records.reset_beside(connection, found, stream, target, who, clock, event=event)
+            asked_ms = standings.standing(connection, found.node_id).not_before_ms
+            words = streams.beside(connection, found)[stream].words
+    later = render.left_alone(asked_ms, clock.now_ms())
+    print(render.clean(f"the {stream} of {name} now stand at {after}; {words}{later}"))
 
 
 def _given(wanted: str, given: Collection[str]) -> str:

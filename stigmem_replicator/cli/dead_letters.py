@@ -12,6 +12,7 @@ import typer
 
 from stigmem_replicator.cli import completion, daemon, files, render
 from stigmem_replicator.cli.context import all_peers, find_peer, opened, settings_of
+from stigmem_replicator.cli.streams import Stream
 from stigmem_replicator.errors import Reason, UsageError
 from stigmem_replicator.store import letters, reads, views
 from stigmem_replicator.store.engine import Database, reading
@@ -27,12 +28,14 @@ PeerOption = Annotated[
         "--peer", metavar="X", help="Only those of this peer.", autocompletion=completion.peer_names
     ),
 ]
+StreamOption = Annotated[Stream | None, typer.Option("--stream", help="Only those of this stream.")]
 
 
 @app.command("list")
 def list_letters(
     context: typer.Context,
     peer: PeerOption = None,
+    stream: StreamOption = None,
     reason: Annotated[
         str | None, typer.Option(metavar="CODE", help="Only those with this reason code.")
     ] = None,
@@ -45,7 +48,12 @@ def list_letters(
         with reading(database) as connection:
             node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
             found = views.letters(
-                connection, node_id=node_id, reason=reason, limit=limit + 1, payloads=False
+                connection,
+                node_id=node_id,
+                stream=stream,
+                reason=reason,
+                limit=limit + 1,
+                payloads=False,
             )
     more, found = len(found) > limit, found[:limit]
     if as_json:
@@ -57,9 +65,12 @@ def list_letters(
         return
     print(
         render.table(
-            ("ENTRY", "REASON", "STATUS", "LAST SEEN"),
+            ("ENTRY", "STREAM", "REASON", "STATUS", "LAST SEEN"),
             [
-                (item.entry_id, item.reason, item.status, render.moment(item.last_seen_at_ms))
+                (
+                    *(item.entry_id, item.stream, item.reason, item.status),
+                    render.moment(item.last_seen_at_ms),
+                )
                 for item in found
             ],
         )
@@ -73,6 +84,7 @@ def show(
     context: typer.Context,
     entry: Annotated[str, typer.Argument(help="The entry's id, as `list` shows it.")],
     peer: PeerOption = None,
+    stream: StreamOption = None,
     as_json: Json = False,
 ) -> None:
     """Show one refused entry: why, since when, and what it was."""
@@ -80,7 +92,7 @@ def show(
         daemon_runs = daemon.runs(database)
         with reading(database) as connection:
             node_id = find_peer(reads.peers(connection), peer).node_id if peer else None
-            found = views.letters(connection, node_id=node_id, entry_id=entry)
+            found = views.letters(connection, node_id=node_id, stream=stream, entry_id=entry)
     if not found:
         raise UsageError(
             Reason.USAGE,
@@ -120,6 +132,7 @@ def show(
 def export(
     context: typer.Context,
     peer: PeerOption = None,
+    stream: StreamOption = None,
     reason: Annotated[
         str | None, typer.Option(metavar="CODE", help="Only those with this reason code.")
     ] = None,
@@ -134,7 +147,7 @@ def export(
     written = 0
     with opened(settings_of(context)) as database:
         node_id = find_peer(all_peers(database), peer).node_id if peer else None
-        narrowing = Narrowing(node_id, reason)
+        narrowing = Narrowing(node_id, reason, stream)
         with files.output(out) as file:
             for letter in _all_letters(database, narrowing):
                 print(_line(letter), file=file)

@@ -13,8 +13,9 @@ from stigmem_replicator.cli import daemon
 from stigmem_replicator.cli.peer_text import Machine, Shown
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.settings import Settings
-from stigmem_replicator.store import node_loop, views
+from stigmem_replicator.store import node_loop, streams, views
 from stigmem_replicator.store.engine import Database
+from stigmem_replicator.store.own_models import TOMBSTONES
 from stigmem_replicator.store.reads import PeerRow
 
 
@@ -35,15 +36,19 @@ def shown(
     seen = views.peer_views(connection, machine.now_ms)
     cursors = views.frontiers(connection)
     looped = node_loop.seen(connection, machine.now_ms)
+    tombstones = streams.views(connection, TOMBSTONES)
     return [
         Shown(
             peer=peer,
             view=seen.get(peer.node_id),
             cursor=cursors.get(peer.id),
             node_loop=peer.node_id in looped,
-            poll_interval_s=settings.for_peer(peer.node_id).poll_interval_s,
+            poll_interval_s=of_peer.poll_interval_s,
+            tombstones=tombstones.get(peer.node_id),
+            tombstone_interval_s=of_peer.tombstone_interval_s,
         )
         for peer in peers
+        for of_peer in (settings.for_peer(peer.node_id),)
     ]
 
 

@@ -16,10 +16,19 @@ from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import node_loop
 from stigmem_replicator.store.reads import PeerRow
+from stigmem_replicator.store.streams import StreamView
 from stigmem_replicator.store.views import PauseView, PeerView
 
 NEVER_PULLED: Final = "never pulled"
-HEADINGS: Final = ("PEER", "STATE", "LAG", "RATE", "FAILURES", "NEXT ATTEMPT", "CAUGHT UP")
+HEADINGS: Final = (
+    *("PEER", "STATE", "LAG", "RATE", "FAILURES", "NEXT ATTEMPT", "CAUGHT UP"),
+    "TOMBSTONES",
+)
+TOMBSTONES: Final = "tombstones"
+"""The name under which :func:`lines` tells how the tombstones stand; what belongs to it follows."""
+
+OF_TOMBSTONES: Final = "  "
+"""With what the names begin that belong to it."""
 
 _NOTHING: Final = "-"
 _LONGEST_POLL: Final = 1.2  # in intervals: a poll comes a fifth sooner or later
@@ -45,6 +54,8 @@ class Shown:
 
     ``view`` is None for a peer that was never worked on; ``node_loop`` says that the node's own
     loop pulls it too; ``poll_interval_s`` is how many seconds lie between two looks at it.
+    ``tombstones`` is how that stream stands, None where nothing is known of it, and
+    ``tombstone_interval_s`` how many seconds lie between two looks at it.
     """
 
     peer: PeerRow
@@ -52,6 +63,8 @@ class Shown:
     cursor: str | None
     node_loop: bool
     poll_interval_s: float
+    tombstones: StreamView | None
+    tombstone_interval_s: float
 
     @property
     def active(self) -> bool:
@@ -82,6 +95,24 @@ def document(shown: Shown, machine: Machine) -> dict[str, object]:
         "replication": None
         if view is None
         else {**asdict(view), "lag_ms": shown.lag_ms(machine.now_ms)},
+        "tombstones": None if shown.tombstones is None else _stream_document(shown.tombstones),
+    }
+
+
+def _stream_document(view: StreamView) -> dict[str, object]:
+    stands = view.standing
+    return {
+        "state": stands.state,
+        "reason": stands.reason,
+        "detail": stands.detail,
+        "hint": stands.hint,
+        "since_ms": stands.since_ms,
+        "last_attempt_ms": view.last_attempt_ms,
+        "caught_up_ms": view.caught_up_ms,
+        "not_before_ms": stands.not_before_ms,
+        "next_attempt_ms": stands.next_attempt_ms,
+        "failures": stands.failures,
+        "token_not_after_ms": view.token_not_after_ms,
     }
 
 
@@ -90,8 +121,8 @@ def cells(shown: Shown, machine: Machine) -> tuple[str, ...]:
     view, now_ms = shown.view, machine.now_ms
     caught_up = render.age(view.caught_up_ms if view else None, now_ms)
     if view is None or not shown.active:
-        nothing = (_NOTHING,) * (len(HEADINGS) - 3)
-        return (shown.peer.node_id, _state(shown), *nothing, caught_up)
+        nothing = (_NOTHING,) * (len(HEADINGS) - 4)
+        return (shown.peer.node_id, _state(shown), *nothing, caught_up, _tombstones_cell(shown))
     lags = []
     if (lag_ms := shown.lag_ms(now_ms)) is not None:
         lags.append(render.span(lag_ms / 1000))
@@ -106,6 +137,7 @@ def cells(shown: Shown, machine: Machine) -> tuple[str, ...]:
         str(view.failures),
         _next_attempt(shown, view, machine),
         caught_up,
+        _tombstones_cell(shown),
     )
 
 
@@ -136,7 +168,7 @@ def lines(shown: Shown, machine: Machine) -> list[tuple[str, str]]:
     if view is not None:
         rows += _progress(shown, view, machine.now_ms) + _totals(view)
         rows += _observed(view, machine.now_ms)
-    return rows
+    return rows + _tombstones(shown, machine)
 
 
 def paused(node_id: str, before: PauseView | None, now: PauseView) -> str:
@@ -176,7 +208,11 @@ def _state(shown: Shown) -> str:
     view = shown.view
     if view is None or _is_untouched(view):
         return NEVER_PULLED
-    return view.state if view.reason is None else f"{view.state} ({view.reason})"
+    return _state_words(view.state, view.reason)
+
+
+def _state_words(state: str, reason: str | None) -> str:
+    return state if reason is None else f"{state} ({reason})"
 
 
 def _is_untouched(view: PeerView) -> bool:
@@ -189,13 +225,17 @@ def _current_rate(view: PeerView) -> float | None:
 
 
 def _next_attempt(shown: Shown, view: PeerView, machine: Machine) -> str:
+    return _next_look(view.state, view.next_attempt_ms, shown.poll_interval_s, machine)
+
+
+def _next_look(state: str, at_ms: int | None, interval_s: float, machine: Machine) -> str:
     # Without a daemon nobody asks at the time that was written down.
-    if view.next_attempt_ms is None or machine.daemon is False:
+    if at_ms is None or machine.daemon is False:
         return _NOTHING
-    if view.state == PeerState.IDLE and view.next_attempt_ms <= machine.now_ms:
+    if state == PeerState.IDLE and at_ms <= machine.now_ms:
         # Of a quiet peer not every look is written down.
-        return f"within {render.span(shown.poll_interval_s * _LONGEST_POLL)}"
-    return render.until(view.next_attempt_ms, machine.now_ms)
+        return f"within {render.span(interval_s * _LONGEST_POLL)}"
+    return render.until(at_ms, machine.now_ms)
 
 
 def _why(view: PeerView) -> list[tuple[str, str]]:
@@ -263,6 +303,55 @@ def _totals(view: PeerView) -> list[tuple[str, str]]:
         ("duplicates", str(view.duplicates)),
         ("rejected", str(view.rejected)),
     ]
+
+
+def _tombstones_state(shown: Shown) -> str | None:
+    """Return how a peer's tombstones stand, None where they were never asked for."""
+    view = shown.tombstones
+    if view is None or not shown.active:
+        return None
+    stands = view.standing
+    if stands.state is PeerState.CATCHING_UP and view.last_attempt_ms is None:
+        return None
+    return _state_words(stands.state, stands.reason)
+
+
+def _tombstones_cell(shown: Shown) -> str:
+    return _tombstones_state(shown) or _NOTHING
+
+
+def _tombstones(shown: Shown, machine: Machine) -> list[tuple[str, str]]:
+    """Return how a peer's tombstones stand, and what belongs to that."""
+    state, view = _tombstones_state(shown), shown.tombstones
+    if state is None or view is None:
+        return [(TOMBSTONES, NEVER_PULLED)] if shown.active else []
+    stands = view.standing
+    rows = [("since", render.moment(stands.since_ms))]
+    if stands.reason is not None and stands.detail:
+        rows.append(("last error", stands.detail))
+    if step := tombstones_step(shown):
+        rows.append(("next step", step))
+    rows.append(("failures", str(stands.failures)))
+    at_rest = shown.view is not None and shown.view.state in (PeerState.PAUSED, PeerState.ELSEWHERE)
+    next_look = _next_look(
+        stands.state, stands.next_attempt_ms, shown.tombstone_interval_s, machine
+    )
+    if next_look != _NOTHING and not at_rest:
+        rows.append(("next attempt", next_look))
+    rows.append(("caught up", render.moment(view.caught_up_ms)))
+    if view.token_not_after_ms is not None:
+        rows.append(("token", render.ending(view.token_not_after_ms, machine.now_ms)))
+    return [(TOMBSTONES, state), *((f"{OF_TOMBSTONES}{name}", words) for name, words in rows)]
+
+
+def tombstones_step(shown: Shown) -> str | None:
+    """Return what an operator has to do for a peer's tombstones, None when nothing."""
+    if shown.tombstones is None:
+        return None
+    stands, peer = shown.tombstones.standing, shown.peer
+    return next_step(
+        peer.node_id, peer.status, stands.state, detail=stands.detail, hint=stands.hint
+    )
 
 
 def _observed(view: PeerView, now_ms: int) -> list[tuple[str, str]]:

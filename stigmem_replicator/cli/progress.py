@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from stigmem_replicator.cli import render
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.report import PullReport, TombstoneReport
 from stigmem_replicator.errors import ReplicatorError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.store.reads import PeerRow
@@ -30,6 +30,8 @@ class Outcome:
 
     peer: PeerRow
     report: PullReport = field(default_factory=PullReport)
+    tombstones: TombstoneReport = field(default_factory=TombstoneReport)
+    tombstone_failure: ReplicatorError | None = None
     began: float = 0.0
     seconds: float = 0.0
     began_at: int | None = None

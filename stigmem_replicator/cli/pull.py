@@ -21,7 +21,7 @@ from stigmem_replicator.cli.context import (
     tell,
 )
 from stigmem_replicator.cli.progress import Outcome
-from stigmem_replicator.engine.pull import Pull, Wishes
+from stigmem_replicator.engine.pull import Pull, Streams, Wishes
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import (
     ExitCode,
@@ -65,6 +65,10 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
     context: typer.Context,
     peer: PeerOption = None,
     all_: Annotated[bool, typer.Option("--all", help="Every active peer.")] = False,
+    stream: Annotated[
+        Streams,
+        typer.Option(help="Only facts, or only tombstones with their revocations."),
+    ] = Streams.ALL,
     max_pages: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many pages (exit 0).")
     ] = None,
@@ -87,7 +91,8 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
 ) -> None:
     """Catch up with a peer now, then exit.
 
-    Pulls what is new, verifies it, and stores it with the cursor that it moves.
+    Pulls what is new, verifies it, and stores it with the cursor that it moves: tombstones and
+    revocations first, then facts.
     """
     if (peer is None) == (not all_):
         raise UsageError(Reason.USAGE, "pull needs either --peer X or --all")
@@ -95,7 +100,13 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
         raise UsageError(Reason.USAGE, f"--wait {wait} is no number of seconds")
     settings = settings_of(context)
     check_trust_mode(settings)
-    wishes = Wishes(max_pages=max_pages, dry_run=dry_run, backfill=backfill, patience_s=wait)
+    wishes = Wishes(
+        streams=stream,
+        max_pages=max_pages,
+        dry_run=dry_run,
+        backfill=backfill,
+        patience_s=wait,
+    )
     with opened(settings, own_tables=False) as database:
         peers = all_peers(database)
         chosen = (
@@ -120,7 +131,8 @@ def _exit_code(outcomes: Sequence[Outcome], *, strict: bool) -> ExitCode:
 def _exit_code_of(outcome: Outcome, *, strict: bool) -> ExitCode:
     if outcome.error is not None:
         return outcome.error.exit_code
-    refused = outcome.report.counts.rejected or outcome.report.counts.refused_before
+    counts = outcome.report.counts + outcome.tombstones.counts
+    refused = counts.rejected or counts.refused_before
     return ExitCode.ENTRIES_REJECTED if strict and refused else ExitCode.DONE
 
 
@@ -167,6 +179,7 @@ async def _pull_one(
             wishes,
             around,
             outcome.report,
+            outcome.tombstones,
             on_page=outcome.on_page,
             tell=tell,
         )
@@ -188,6 +201,20 @@ async def _pull_one(
         finally:
             outcome.seconds = around.clock.monotonic() - outcome.began
         outcome.interrupted = False
+        _judge_tombstones(outcome, pulling.tombstone_failure, wishes)
+
+
+def _judge_tombstones(outcome: Outcome, failure: ReplicatorError | None, wishes: Wishes) -> None:
+    """Say whether what the tombstones ended in is the end of the pull.
+
+    That they are not given without a token is told and stops nothing, unless they alone were
+    asked for: facts go on without it.
+    """
+    outcome.tombstone_failure = failure
+    alone = wishes.streams is Streams.TOMBSTONES
+    goes_on = failure is None or failure.reason is Reason.CAPABILITY_REQUIRED
+    if outcome.error is None and (alone or not goes_on):
+        outcome.error = failure
 
 
 async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
@@ -211,6 +238,7 @@ def _print_summary(
                 dry_run=wishes.dry_run,
                 interrupted=item.interrupted,
             )
+            | _beside(item, wishes)
             for item in outcomes
         ]
         print(render.document(documents if one_line else documents[0]))
@@ -220,20 +248,61 @@ def _print_summary(
         for item in outcomes:
             end = "interrupted" if item.interrupted else "done"
             end = f"stopped: {item.error.reason}" if item.error else end
-            line = f"{item.peer.node_id}: {end}; {render.progress(item.report, item.seconds)}"
-            print(render.clean(line))
+            parts = [f"{item.peer.node_id}: {end}"]
+            if wishes.streams is not Streams.TOMBSTONES:
+                parts.append(render.progress(item.report, item.seconds))
+            if wishes.streams is not Streams.FACTS:
+                beside = render.tombstones(item.tombstones, item.tombstone_failure)
+                parts.append(f"tombstones: {beside}")
+            print(render.clean("; ".join(parts)))
     else:
         for item in outcomes:
-            print(
-                render.pull_summary(
-                    item.peer,
-                    item.report,
-                    item.seconds,
-                    item.error,
-                    dry_run=wishes.dry_run,
-                    interrupted=item.interrupted,
-                )
-            )
+            print(_summary(item, wishes))
     for item in outcomes:
-        if item.error is not None:
-            print(render.failure(item.error), file=sys.stderr)
+        for failure in _told_failures(item):
+            print(render.failure(failure), file=sys.stderr)
+
+
+def _beside(outcome: Outcome, wishes: Wishes) -> dict[str, object]:
+    """Return what the JSON says beside the facts."""
+    said: dict[str, object] = {
+        "stream": wishes.streams,
+        "tombstones": None
+        if wishes.streams is Streams.FACTS
+        else render.tombstones_document(outcome.tombstones, outcome.tombstone_failure),
+    }
+    if wishes.streams is Streams.TOMBSTONES:
+        said["caught_up"] = outcome.tombstones.caught_up_ms is not None and outcome.error is None
+    return said
+
+
+def _summary(outcome: Outcome, wishes: Wishes) -> str:
+    if wishes.streams is Streams.TOMBSTONES:
+        return render.tombstones_summary(
+            outcome.peer,
+            outcome.tombstones,
+            outcome.seconds,
+            outcome.error,
+            interrupted=outcome.interrupted,
+        )
+    summary = render.pull_summary(
+        outcome.peer,
+        outcome.report,
+        outcome.seconds,
+        outcome.error,
+        dry_run=wishes.dry_run,
+        interrupted=outcome.interrupted,
+    )
+    if wishes.streams is Streams.FACTS:
+        return summary
+    beside = render.tombstones(outcome.tombstones, outcome.tombstone_failure)
+    return f"{summary}\n{render.pairs([('tombstones', beside)])}"
+
+
+def _told_failures(outcome: Outcome) -> list[ReplicatorError]:
+    """Return what is told on standard error, the same trouble of both streams once."""
+    told = [] if outcome.error is None else [outcome.error]
+    beside = outcome.tombstone_failure
+    if beside is not None and all(beside.reason is not error.reason for error in told):
+        told.append(beside)
+    return told

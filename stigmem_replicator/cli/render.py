@@ -9,11 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.report import PullReport, TombstoneReport
 from stigmem_replicator.errors import Reason, ReplicatorError
 from stigmem_replicator.observe.log import printable
 from stigmem_replicator.observe.words import age, ending, moment, rate, span, until
 from stigmem_replicator.protocol import hlc
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.reads import PeerRow
 
@@ -23,6 +24,7 @@ __all__ = [
     "clean",
     "document",
     "ending",
+    "error_document",
     "failure",
     "lag",
     "left_alone",
@@ -36,6 +38,9 @@ __all__ = [
     "reasons",
     "span",
     "table",
+    "tombstones",
+    "tombstones_document",
+    "tombstones_summary",
     "until",
 ]
 
@@ -146,18 +151,8 @@ def pull_summary(
     """Return what a pull of one peer did, for a person."""
     counts = report.counts
     verb = "would add" if dry_run else "added"
-    if error is not None:
-        end = f"stopped: {error.reason}"
-    elif interrupted:
-        end = "interrupted"
-    elif report.caught_up_ms is None:
-        end = "stopped as asked, more remains"
-    else:
-        end = "caught up"
     rows = [
-        ("peer", f"{peer.node_id} at {without_secrets(peer.node_url)}"),
-        ("end", f"{end} after {seconds:.1f} s"),
-        ("pages", str(report.pages)),
+        *_how_it_ended(peer, report, seconds, error, interrupted=interrupted),
         (verb, _new_facts(counts.admitted, seconds)),
         ("duplicates", str(counts.duplicates)),
         ("rejected", reasons(counts.rejected) or "0"),
@@ -176,6 +171,42 @@ def pull_summary(
     if counts.rejected or counts.refused_before:
         rows.append(("see", f"stigmem-replicate dead-letters list --peer {peer.node_id}"))
     return pairs(rows)
+
+
+def tombstones_summary(
+    peer: PeerRow,
+    report: TombstoneReport,
+    seconds: float,
+    error: ReplicatorError | None,
+    *,
+    interrupted: bool,
+) -> str:
+    """Return what a pull of one peer's tombstones alone did, for a person."""
+    ended = _how_it_ended(peer, report, seconds, error, interrupted=interrupted)
+    return pairs([*ended, ("tombstones", tombstones(report, error))])
+
+
+def _how_it_ended(
+    peer: PeerRow,
+    report: PullReport,
+    seconds: float,
+    error: ReplicatorError | None,
+    *,
+    interrupted: bool,
+) -> list[tuple[str, str]]:
+    if error is not None:
+        end = f"stopped: {error.reason}"
+    elif interrupted:
+        end = "interrupted"
+    elif report.caught_up_ms is None:
+        end = "stopped as asked, more remains"
+    else:
+        end = "caught up"
+    return [
+        ("peer", f"{peer.node_id} at {without_secrets(peer.node_url)}"),
+        ("end", f"{end} after {seconds:.1f} s"),
+        ("pages", str(report.pages)),
+    ]
 
 
 def pull_document(
@@ -206,7 +237,45 @@ def pull_document(
         "cursor_before": report.cursor_before,
         "cursor": report.cursor,
         "upstream_lag_ms": report.upstream_lag_ms,
-        "error": None
-        if error is None
-        else {"reason": error.reason, "message": error.message, "hint": error.hint},
+        "error": error_document(error),
     }
+
+
+def tombstones(report: TombstoneReport, error: ReplicatorError | None) -> str:
+    """Return what a pull brought of tombstones and revocations, in one line."""
+    parts = []
+    for artifact in Artifact:
+        counts = report.of[artifact]
+        parts.append(f"{counts.admitted} new {artifact}{'' if counts.admitted == 1 else 's'}")
+    counts = report.counts
+    parts.append(f"{sum(counts.rejected.values())} rejected")
+    if error is not None:
+        parts.append(f"stopped: {error.reason}")
+    return ", ".join(parts)
+
+
+def tombstones_document(
+    report: TombstoneReport, error: ReplicatorError | None
+) -> dict[str, object]:
+    """Return what a pull brought of tombstones and revocations, for machines."""
+    return {
+        "caught_up": report.caught_up_ms is not None and error is None,
+        "pages": report.pages,
+        **{
+            f"{artifact}s": {
+                "new": counts.admitted,
+                "duplicates": counts.duplicates,
+                "rejected": dict(counts.rejected),
+                "refused_before": dict(counts.refused_before),
+            }
+            for artifact, counts in report.of.items()
+        },
+        "error": error_document(error),
+    }
+
+
+def error_document(error: ReplicatorError | None) -> dict[str, object] | None:
+    """Return a failure for machines."""
+    if error is None:
+        return None
+    return {"reason": error.reason, "message": error.message, "hint": error.hint}

@@ -56,6 +56,7 @@ def status(
     --check exits with 0 when all is well; with 3 when no daemon runs or the database cannot be
     used; else with 9 when a peer is blocked, or pulled by the node's own loop too; else with 5
     when one that nobody paused is further behind than --max-lag, or how far cannot be told.
+    Tombstones that only want a capability token are named, and fail nothing.
     """
     if watch and (check or as_json):
         raise UsageError(Reason.USAGE, "--watch goes with neither --check nor --json")

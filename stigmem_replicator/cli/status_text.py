@@ -15,13 +15,14 @@ from typing import Final
 
 from stigmem_replicator.cli import daemon, peer_text, render
 from stigmem_replicator.cli.peer_text import Machine, Shown
-from stigmem_replicator.errors import ExitCode, LocalError
-from stigmem_replicator.observe.board import PeerPicture
+from stigmem_replicator.errors import ExitCode, LocalError, Reason
+from stigmem_replicator.observe.board import PeerPicture, StreamPicture
 from stigmem_replicator.observe.words import next_step
 from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.service import health, manager, ranking
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import node_loop
+from stigmem_replicator.store.streams import StreamView
 
 VERDICTS: Final[Mapping[ExitCode, str]] = {
     ExitCode.CONFIGURATION: "down",
@@ -34,6 +35,10 @@ VERDICTS: Final[Mapping[ExitCode, str]] = {
 _NAMED: Final = 5
 _ALL_OF_IT: Final = 20
 _OF_THOSE_THAT_NEED_YOU: Final = ("peer", "state", "since", "last error", "next step")
+_OF_BLOCKED_TOMBSTONES: Final = (
+    peer_text.TOMBSTONES,
+    *(f"{peer_text.OF_TOMBSTONES}{name}" for name in ("since", "last error", "next step")),
+)
 _NODE_LOOP: Final = "node's loop"
 
 
@@ -62,6 +67,11 @@ class Glance:
         return [picture for picture, _ in self.ranked]
 
     @property
+    def tombstones_blocked(self) -> list[Shown]:
+        """The peers whose tombstones need an operator."""
+        return [shown for peer, shown in self.ranked if ranking.tombstones_need_operator(peer)]
+
+    @property
     def furthest_behind(self) -> PeerPicture | None:
         """The peer that we are furthest behind, of the active ones that nobody paused."""
         known = [
@@ -74,10 +84,14 @@ class Glance:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check came to: an exit code, and a sentence for each thing that is not well."""
+    """What a check came to: an exit code, and a sentence for each thing that is not well.
+
+    ``notes`` are what wants an operator, but fails no check.
+    """
 
     code: ExitCode
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def _picture(shown: Shown, now_ms: int) -> PeerPicture:
@@ -97,6 +111,14 @@ def _picture(shown: Shown, now_ms: int) -> PeerPicture:
         hint=None if view is None else view.hint,
         lag_ms=shown.lag_ms(now_ms),
         node_loop=shown.node_loop,
+        tombstones=None if shown.tombstones is None else _stream_picture(shown.tombstones),
+    )
+
+
+def _stream_picture(view: StreamView) -> StreamPicture:
+    stands = view.standing
+    return StreamPicture(
+        state=stands.state, reason=stands.reason, detail=stands.detail, hint=stands.hint
     )
 
 
@@ -105,9 +127,14 @@ def _picture(shown: Shown, now_ms: int) -> PeerPicture:
 
 def verdict(glance: Glance, max_lag_ms: int) -> Verdict:
     """Judge how the daemon stands; the worst that is found gives the code."""
-    found = [*_down(glance.machine), *_blocked(glance), *_behind(glance, max_lag_ms)]
+    found = [
+        *_down(glance.machine),
+        *_blocked(glance),
+        *_tombstones_blocked(glance),
+        *_behind(glance, max_lag_ms),
+    ]
     code = next((code for code in VERDICTS if any(code is of for of, _ in found)), ExitCode.DONE)
-    return Verdict(code, tuple(words for _, words in found))
+    return Verdict(code, tuple(words for _, words in found), tuple(_notes(glance)))
 
 
 def unusable(error: LocalError) -> Verdict:
@@ -124,6 +151,7 @@ def check_line(judged: Verdict, glance: Glance | None = None) -> str:
             f"largest lag {_largest_lag(glance)}",
             f"{_letters(glance)} dead letter{'' if sum(glance.letters.values()) == 1 else 's'}",
         ]
+    said += judged.notes
     return render.clean(f"{VERDICTS[judged.code]}: {'; '.join(said)}")
 
 
@@ -145,6 +173,36 @@ def _blocked(glance: Glance) -> Iterator[tuple[ExitCode, str]]:
         yield ExitCode.BLOCKED, f"{peer.node_id}{why}: {_what_to_do(peer)}"
     if len(needing) > _NAMED:
         yield ExitCode.BLOCKED, f"and {len(needing) - _NAMED} more peers need an operator"
+
+
+def _tombstones_blocked(glance: Glance) -> Iterator[tuple[ExitCode, str]]:
+    """Yield whose tombstones are blocked for more than want of a token."""
+    blocked = [shown for shown in glance.tombstones_blocked if not _wants_token(shown)]
+    for shown in blocked[:_NAMED]:
+        yield ExitCode.BLOCKED, f"{_how_blocked(shown)}: {peer_text.tombstones_step(shown)}"
+    if len(blocked) > _NAMED:
+        yield ExitCode.BLOCKED, f"and the tombstones of {len(blocked) - _NAMED} more peers"
+
+
+def _notes(glance: Glance) -> Iterator[str]:
+    """Yield whose tombstones want a token.
+
+    A peer may never give one: a check that failed for that would never pass, and be turned off.
+    """
+    wanting = [shown for shown in glance.tombstones_blocked if _wants_token(shown)]
+    yield from map(_how_blocked, wanting[:_NAMED])
+    if len(wanting) > _NAMED:
+        yield f"and the tombstones of {len(wanting) - _NAMED} more peers"
+
+
+def _wants_token(shown: Shown) -> bool:
+    beside = shown.tombstones
+    return beside is not None and beside.standing.reason == Reason.CAPABILITY_REQUIRED
+
+
+def _how_blocked(shown: Shown) -> str:
+    reason = shown.tombstones and shown.tombstones.standing.reason
+    return f"the tombstones of {shown.peer.node_id} are blocked ({reason})"
 
 
 def _behind(glance: Glance, max_lag_ms: int) -> Iterator[tuple[ExitCode, str]]:
@@ -193,7 +251,23 @@ def document(glance: Glance, judged: Verdict) -> dict[str, object]:
             for peer in active
             if ranking.needs_operator(peer)
         ],
-        "check": {"exit_code": int(judged.code), "problems": list(judged.problems)},
+        "tombstones_blocked": [
+            {
+                "peer": shown.peer.node_id,
+                "url": without_secrets(shown.peer.node_url),
+                "reason": stands.reason,
+                "detail": stands.detail,
+                "next_step": peer_text.tombstones_step(shown),
+            }
+            for shown in glance.tombstones_blocked
+            if shown.tombstones is not None
+            for stands in (shown.tombstones.standing,)
+        ],
+        "check": {
+            "exit_code": int(judged.code),
+            "problems": list(judged.problems),
+            "notes": list(judged.notes),
+        },
     }
 
 
@@ -215,11 +289,19 @@ def head(glance: Glance) -> str:
         ("largest lag", _largest_lag(glance)),
         ("dead letters", _letters(glance)),
     ]
-    needing = [shown for peer, shown in glance.ranked if ranking.needs_operator(peer)]
+    if beside := glance.tombstones_blocked:
+        rows.append(("tombstones", f"{len(beside)} peer{'s' * (len(beside) > 1)} blocked"))
+    needing = [
+        (peer, shown)
+        for peer, shown in glance.ranked
+        if ranking.needs_operator(peer) or ranking.tombstones_need_operator(peer)
+    ]
     parts = [render.pairs(rows)]
-    for shown in needing[:_ALL_OF_IT]:
-        said = [row for row in peer_text.lines(shown, machine) if row[0] in _said_of(shown)]
-        parts.append(render.pairs(said))
+    for peer, shown in needing[:_ALL_OF_IT]:
+        names = _said_of(peer)
+        parts.append(
+            render.pairs([row for row in peer_text.lines(shown, machine) if row[0] in names])
+        )
     if len(needing) > _ALL_OF_IT:
         parts.append(f"and {len(needing) - _ALL_OF_IT} more peers need an operator")
     return "\n\n".join(parts)
@@ -233,8 +315,13 @@ def table(glance: Glance) -> str:
     return render.table(peer_text.HEADINGS, cells)
 
 
-def _said_of(shown: Shown) -> tuple[str, ...]:
-    return (*_OF_THOSE_THAT_NEED_YOU, *((_NODE_LOOP,) if shown.node_loop else ()))
+def _said_of(peer: PeerPicture) -> tuple[str, ...]:
+    """Return what is told of a peer that needs an operator, by the names of ``peers show``."""
+    return (
+        *_OF_THOSE_THAT_NEED_YOU,
+        *((_NODE_LOOP,) if peer.node_loop else ()),
+        *(_OF_BLOCKED_TOMBSTONES if ranking.tombstones_need_operator(peer) else ()),
+    )
 
 
 def _daemon(glance: Glance) -> str:

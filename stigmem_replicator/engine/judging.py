@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from stigmem_replicator.engine.inspection import Inspected, inspect
+from stigmem_replicator.engine.inspection import inspect
 from stigmem_replicator.engine.manifests import SenderKeys
+from stigmem_replicator.engine.refusals import Inspected
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason
 from stigmem_replicator.protocol.envelope import Entry
@@ -18,7 +19,8 @@ from stigmem_replicator.replication.pacing import RejectWindow
 from stigmem_replicator.store import reads, schema
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import PeerRow
-from stigmem_replicator.trust.facts import Admit, FactPolicy, Reject, origin_fits
+from stigmem_replicator.trust.facts import Admit, FactPolicy, origin_fits
+from stigmem_replicator.trust.verdicts import Reject
 
 _HINTS: Final = {
     Reason.TENANT_POLICY_UNSAFE: "set the peer's ingest_tenant or its tenant map on the node",

@@ -16,6 +16,7 @@ from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger, printable
 from stigmem_replicator.protocol.signatures import fingerprint
+from stigmem_replicator.protocol.times import parse_time
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import reads, records
 from stigmem_replicator.store.engine import reading
@@ -28,7 +29,6 @@ from stigmem_replicator.trust.keys import (
     ManifestError,
     follows,
     parse_manifest,
-    parse_time,
     signing_keys,
 )
 

@@ -6,25 +6,34 @@ peers that change at a time write once.  What a standing is, is decided in ``rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from sqlalchemy import Connection
 
+from stigmem_replicator.clock import Clock
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.waiting import rest
 from stigmem_replicator.errors import LocalError
-from stigmem_replicator.store import standings
+from stigmem_replicator.store import standings, streams
+from stigmem_replicator.store.own_models import FACTS
 from stigmem_replicator.store.standings import Note, Observed
+from stigmem_replicator.store.streams import StreamNote
 
 APART_SECONDS: Final = 0.25
 """How far apart two writes are at least, whatever is urgent."""
 
 QUIET_SECONDS: Final = 60.0
 """How long what is no change may wait to be written."""
+
+
+AnyNote: TypeAlias = Note | StreamNote
+"""How a peer stands, or a stream of it that is worked on beside its facts."""
+
+_Key: TypeAlias = tuple[str, str]
 
 
 class Notes:
@@ -37,38 +46,38 @@ class Notes:
         self._around = around
         self._gate = gate
         self._ours = ours
-        self._pending: dict[str, Note] = {}
-        self._writing: dict[str, Note] = {}
+        self._pending: dict[_Key, AnyNote] = {}
+        self._writing: dict[_Key, AnyNote] = {}
         self._urgent = anyio.Event()
         self._written_at = around.clock.monotonic()
 
-    def post(self, note: Note, *, urgent: bool) -> None:
+    def post(self, note: AnyNote, *, urgent: bool) -> None:
         """Have a note written, at once if it is urgent, else with the next ones."""
-        before = self._pending.get(note.node_id)
-        self._pending[note.node_id] = note if before is None else merged(before, note)
+        before = self._pending.get(_key(note))
+        self._pending[_key(note)] = note if before is None else merged(before, note)
         if urgent:
             self._urgent.set()
 
-    def taken_out(self, node_ids: list[str]) -> list[Note]:
+    def taken_out(self, node_ids: Collection[str]) -> list[AnyNote]:
         """Return what still waits to be written of these peers, for somebody else to write.
 
         What is being written of them at the moment is among it: should that fail, it is not
         tried again here.
         """
-        found: list[Note] = []
-        for node_id in node_ids:
-            writing, later = self._writing.pop(node_id, None), self._pending.pop(node_id, None)
+        found: list[AnyNote] = []
+        for key in [key for key in {**self._writing, **self._pending} if key[0] in node_ids]:
+            writing, later = self._writing.pop(key, None), self._pending.pop(key, None)
             if writing is not None and later is not None:
                 later = merged(writing, later)
             if (note := later or writing) is not None:
                 found.append(note)
         return found
 
-    def put_back(self, notes: Iterable[Note]) -> None:
+    def put_back(self, notes: Iterable[AnyNote]) -> None:
         """Have what was taken out and could not be written wait again; what came since is newer."""
         for note in notes:
-            later = self._pending.get(note.node_id)
-            self._pending[note.node_id] = note if later is None else merged(note, later)
+            later = self._pending.get(_key(note))
+            self._pending[_key(note)] = note if later is None else merged(note, later)
 
     async def run(self) -> None:
         """Write what is posted until cancelled."""
@@ -101,14 +110,32 @@ class Notes:
         finally:
             self._writing = {}
 
-    def _write_ours(self, connection: Connection, notes: list[Note]) -> None:
+    def _write_ours(self, connection: Connection, notes: list[AnyNote]) -> None:
         """Write of the peers that are ours: a session begun anew may have lost some of them."""
         ours = [note for note in notes if self._ours(note.node_id)]
-        standings.write(connection, ours, self._around.clock)
+        write(connection, ours, self._around.clock)
 
 
-def merged(before: Note, after: Note) -> Note:
-    """Return the later of two notes with what only the earlier one says."""
+def write(connection: Connection, notes: Sequence[AnyNote], clock: Clock) -> None:
+    """Write notes of both kinds."""
+    standings.write(connection, [note for note in notes if isinstance(note, Note)], clock)
+    streams.write(connection, [note for note in notes if isinstance(note, StreamNote)], clock)
+
+
+def _key(note: AnyNote) -> _Key:
+    return note.node_id, FACTS if isinstance(note, Note) else note.stream
+
+
+def merged(before: AnyNote, after: AnyNote) -> AnyNote:
+    """Return the later of two notes on the same with what only the earlier one says."""
+    kept = {
+        item.name: getattr(before, item.name)
+        for item in fields(after)
+        if getattr(after, item.name) is None
+    }
+    after = replace(after, **kept)
+    if not isinstance(before, Note) or not isinstance(after, Note):
+        return after
     observed = Observed(
         after.observed.certificate_not_after_ms or before.observed.certificate_not_after_ms,
         *(
@@ -117,9 +144,4 @@ def merged(before: Note, after: Note) -> Note:
             else (after.observed.upstream_lag_ms, after.observed.upstream_lag_at_ms)
         ),
     )
-    kept = {
-        item.name: getattr(before, item.name)
-        for item in fields(Note)
-        if item.name != "observed" and getattr(after, item.name) is None
-    }
-    return replace(after, observed=observed, **kept)
+    return replace(after, observed=observed)

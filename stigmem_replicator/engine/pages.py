@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from stigmem_replicator.engine.inspection import Inspected, refused_by_database
-from stigmem_replicator.engine.judging import Judge
+from stigmem_replicator.engine.refusals import Inspected, refused_by_database
 from stigmem_replicator.engine.repeats import Repeats
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerBlockedError, Reason
+from stigmem_replicator.protocol.tombstone import MALFORMED, Artifact
 from stigmem_replicator.replication.plan import (
     Batch,
     ConflictKey,
@@ -27,15 +27,21 @@ from stigmem_replicator.store import events, reads
 from stigmem_replicator.store.apply import BatchWrite, Committed, NotWritten
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.fallen import Fallen
-from stigmem_replicator.store.reads import CursorRow, LetterUsage, PeerRow
+from stigmem_replicator.store.reads import LetterUsage, PeerRow, StreamRow
 from stigmem_replicator.store.siblings import siblings
-from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.tombstones import AdmitRecord
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 
 PLANS_MAX: Final = 100
 """How often one page may be planned again before something is wrong."""
 
 KEPT_SHARE: Final = 0.9
 """To what share of their bound the payloads of dead letters are trimmed, so that it is rare."""
+
+
+JudgeAgain: TypeAlias = Callable[[Sequence[object]], Awaitable[Inspected]]
+"""Judges entries against what the database holds now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,9 @@ class Written:
 
 
 class PageWriter:
-    """Writes one peer's pages in order, each whole or as batches in order.
+    """Writes the pages of one stream of a peer in order, each whole or as batches in order.
+
+    ``artifact`` is what the stream has in place of facts, None where it has facts.
 
     ``tally`` is told what each batch brought once it is committed, so that the counts are true
     also when a page is given up between two batches.
@@ -64,27 +72,27 @@ class PageWriter:
         peer: PeerRow,
         stream: str,
         around: Surroundings,
-        judge: Judge,
+        judge_again: JudgeAgain,
         *,
         tally: Callable[[Counts], None],
-        row: CursorRow | None,
-        commit_number: int,
+        row: StreamRow,
         still_held: Callable[[], bool],
+        artifact: Artifact | None = None,
     ) -> None:
         self._peer = peer
         self._stream = stream
         self._around = around
-        self._judge = judge
+        self._judge_again = judge_again
         self._tally = tally
         self._row = row
-        self._commit_number = commit_number
+        self._artifact = artifact
         self._still_held = still_held
         self._trim = False
         self._repeats = Repeats()
 
     @property
-    def row(self) -> CursorRow | None:
-        """The node's cursor row as this writer last read or wrote it."""
+    def row(self) -> StreamRow:
+        """The stream's row as this writer last read or wrote it."""
         return self._row
 
     async def write(
@@ -100,7 +108,8 @@ class PageWriter:
         written = await self._write(entries, inspected, progress)
         if written.transactions and not written.cursor_moved:
             counting.page_written(clock.monotonic() - began)
-            counting.page_committed(self._peer.node_id)
+            if self._artifact is None:
+                counting.page_committed(self._peer.node_id)
         return written
 
     async def _write(
@@ -121,7 +130,7 @@ class PageWriter:
                 return Written(transactions)
             outcome = await self._commit(batch, progress if last else None)
             if isinstance(outcome, Committed):
-                self._row, self._commit_number = outcome.row, outcome.commit_number
+                self._row = outcome.row
                 transactions += 1
                 written += inspected.judged[done : done + batch.entries]
                 done, standing = done + batch.entries, batch.standing
@@ -142,7 +151,7 @@ class PageWriter:
                 return await self._cursor_moved(outcome.row)
             if outcome.fallen is Fallen.FACTS:
                 entries, alone_until, done = entries[done:], max(alone_until - done, 0), 0
-                inspected = await self._judge.again(entries)
+                inspected = await self._judge_again(entries)
         raise LocalError(
             Reason.DATABASE_FAILED,
             f"a page of peer {self._peer.node_id} was planned {PLANS_MAX} times and never fitted",
@@ -170,14 +179,15 @@ class PageWriter:
         self, inspected: Inspected, place: int, entries: Sequence[object], why: str
     ) -> Inspected:
         """Make a dead letter of the one entry that the database does not take."""
-        if not isinstance(inspected.judged[place].verdict, Admit):
+        if not isinstance(inspected.judged[place].verdict, Admit | AdmitRecord):
             raise LocalError(
                 Reason.DATABASE_FAILED,
                 f"the database takes neither an entry of peer {self._peer.node_id} nor its dead "
                 f"letter: {why}",
                 hint="please report it; the cursor is kept",
             )
-        return refused_by_database(inspected, place, entries, why, self._around.clock.now_ms())
+        reason = Reason.MALFORMED_FACT if self._artifact is None else MALFORMED[self._artifact]
+        return refused_by_database(inspected, place, entries, reason, why)
 
     async def _commit(self, batch: Batch, progress: Progress | None) -> Committed | NotWritten:
         most = self._around.settings.dead_letter_bytes_max
@@ -186,7 +196,6 @@ class PageWriter:
                 peer=self._peer,
                 stream=self._stream,
                 row=self._row,
-                commit_number=self._commit_number,
                 batch=batch,
                 progress=progress,
                 letter_bytes=round(KEPT_SHARE * most) if self._trim else None,
@@ -194,10 +203,14 @@ class PageWriter:
             )
         )
 
-    async def _cursor_moved(self, row: CursorRow | None) -> Written:
+    async def _cursor_moved(self, row: StreamRow) -> Written:
         before, self._row = self._row, row
         cursor = row.cursor if row is not None else None
-        detail = {"before": before.cursor if before else None, "after": cursor}
+        detail = {
+            "stream": self._stream,
+            "before": before.cursor if before else None,
+            "after": cursor,
+        }
         await self._around.writer.run(
             events.note,
             self._peer.node_id,
@@ -218,7 +231,8 @@ class PageWriter:
         if usage.rows + len(ids) - usage.known > self._around.settings.dead_letter_rows_max:
             raise PeerBlockedError(
                 Reason.DEAD_LETTERS_FULL,
-                f"peer {self._peer.node_id} has {usage.rows} dead letters, as many as are kept",
+                f"peer {self._peer.node_id} has {usage.rows} dead letters of {self._stream}, as "
+                "many as are kept",
                 hint="look at them with `dead-letters list`, then raise dead_letter_rows_max",
             )
         size = usage.payload_bytes + sum(len(item.payload) for item in refused)
@@ -248,6 +262,7 @@ class PageWriter:
             max_conflicts=self._around.settings.max_conflicts_per_fact,
             new_id=self._around.new_id,
             lacking=self._around.database.schema.lacking("facts"),
+            artifact=self._artifact,
         )
 
 
@@ -265,7 +280,7 @@ class DryRun:
         counts = Counts()
         for item in self._repeats.set_aside(inspected).judged:
             match item.verdict:
-                case Admit():
+                case Admit() | AdmitRecord():
                     counts += Counts(admitted=1)
                 case Duplicate():
                     counts += Counts(duplicates=1)

@@ -19,6 +19,7 @@ from stigmem_replicator.observe.board import (
     HISTORY_SECONDS,
     PeerPicture,
     Picture,
+    StreamPicture,
     Trouble,
 )
 from stigmem_replicator.protocol import hlc
@@ -27,6 +28,7 @@ from stigmem_replicator.settings import Settings
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.reads import CursorRow
 from stigmem_replicator.store.registry import Sight
+from stigmem_replicator.store.streams import StreamView
 
 
 class Painter:
@@ -87,12 +89,12 @@ class Painter:
 
     def _peer(self, sight: Sight, task: PeerTask | None, now_ms: int) -> PeerPicture:
         peer, house = sight.peer, self._house
-        standing = sight.standing if task is None else task.standing
-        report = None if task is None else task.report
+        standing = sight.standing if task is None else task.facts.standing
+        report = None if task is None else task.facts.report
         caught_up_ms = sight.caught_up_ms
         if report is not None and report.caught_up_ms is not None:
             caught_up_ms = report.caught_up_ms
-        row = sight.cursor if task is None else task.row or sight.cursor
+        row = sight.cursor if task is None else task.facts.row or sight.cursor
         seen = None if task is None else task.seen
         return PeerPicture(
             node_id=peer.node_id,
@@ -110,7 +112,7 @@ class Painter:
             caught_up_ms=caught_up_ms,
             last_success_ms=max(caught_up_ms or 0, sight.last_success_ms or 0) or None,
             lag_ms=self._lag_ms(sight, row, caught_up_ms, now_ms),
-            rate_per_s=None if task is None else task.rate_per_s,
+            rate_per_s=None if task is None else task.facts.rate_per_s,
             cursor=None if row is None else row.cursor,
             certificate_not_after_ms=(seen and seen.certificate_not_after_ms)
             or sight.certificate_not_after_ms,
@@ -121,6 +123,7 @@ class Painter:
             dead_letters=None
             if house.dead_letters is None
             else house.dead_letters.get(peer.node_id, 0),
+            tombstones=_tombstones(sight.tombstones, task),
         )
 
     def _lag_ms(
@@ -131,6 +134,34 @@ class Painter:
         interval_s = self._around.settings.for_peer(sight.peer.node_id).poll_interval_s
         wall_ms = None if row is None or row.cursor is None else hlc.wall_ms(row.cursor)
         return states.lag_ms(now_ms, caught_up_ms, wall_ms, states.fresh_ms(interval_s))
+
+
+def _tombstones(stored: StreamView | None, task: PeerTask | None) -> StreamPicture | None:
+    """Return how the tombstones of a peer stand: as its task has them, else as the table has."""
+    if task is None:
+        if stored is None:
+            return None
+        standing, caught_up_ms = stored.standing, stored.caught_up_ms
+        not_after_ms, expiring = stored.token_not_after_ms, False
+    else:
+        beside = task.tombstones
+        standing = beside.standing
+        caught_up_ms = beside.report.caught_up_ms
+        if caught_up_ms is None and stored is not None:
+            caught_up_ms = stored.caught_up_ms
+        not_after_ms, expiring = beside.token_not_after_ms, beside.token_is_expiring
+    return StreamPicture(
+        state=standing.state,
+        reason=standing.reason,
+        detail=standing.detail,
+        hint=standing.hint,
+        since_ms=standing.since_ms,
+        failures=standing.failures,
+        next_attempt_ms=standing.next_attempt_ms,
+        caught_up_ms=caught_up_ms,
+        token_not_after_ms=not_after_ms,
+        token_is_expiring=expiring,
+    )
 
 
 def let_go(peer: PeerPicture) -> PeerPicture:

@@ -10,25 +10,30 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
 import anyio
 
+from stigmem_replicator.engine.connection import PeerConnection
 from stigmem_replicator.engine.pacing import paces_of
-from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.report import PullReport, TombstoneReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.surroundings import Surroundings
+from stigmem_replicator.engine.tombstone_pull import TombstonePull
 from stigmem_replicator.errors import (
     PeerHeldError,
     Reason,
     ReplicatorError,
     TransientPeerError,
+    first_of,
 )
 from stigmem_replicator.replication import states
 from stigmem_replicator.replication.session import CaughtUp
 from stigmem_replicator.replication.states import Standing
-from stigmem_replicator.store import hlc_clock, reads, records, standings
+from stigmem_replicator.store import hlc_clock, reads, records, standings, streams
 from stigmem_replicator.store.engine import reading
+from stigmem_replicator.store.own_models import TOMBSTONES
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.standings import Holder, Note, Turn
 
@@ -42,10 +47,19 @@ WANTED_AGAIN_SECONDS: Final = 1.0
 LETTING_GO_SECONDS: Final = 10.0
 
 
+class Streams(StrEnum):
+    """What of a peer is pulled; the word is the one of the command line."""
+
+    FACTS = "facts"
+    TOMBSTONES = "tombstones"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the one who pulls asked for; ``patience_s`` bounds each wait, in seconds."""
 
+    streams: Streams = Streams.ALL
     max_pages: int | None = None
     dry_run: bool = False
     backfill: bool = False
@@ -55,7 +69,8 @@ class Wishes:
 class Pull:
     """One pull of one peer.
 
-    ``tell`` gets one plain sentence when something is waited for or noteworthy.
+    ``tell`` gets one plain sentence when something is waited for or noteworthy.  Its tombstones
+    are read first, and again while its facts take long.
     """
 
     def __init__(
@@ -64,6 +79,7 @@ class Pull:
         wishes: Wishes,
         around: Surroundings,
         report: PullReport,
+        tombstone_report: TombstoneReport,
         on_page: Callable[[PullReport], None],
         tell: Callable[[str], None],
     ) -> None:
@@ -71,6 +87,9 @@ class Pull:
         self._wishes = wishes
         self._around = replace(around, settings=around.settings.for_peer(peer.node_id))
         self._report = report
+        self._tombstone_report = tombstone_report
+        self.tombstone_failure: ReplicatorError | None = None
+        """What its tombstones ended in; that is no end of its facts."""
         self._tell = tell
         self._watcher = Watcher(on_page, tell)
         self._paces = paces_of(self._around.settings)
@@ -86,50 +105,78 @@ class Pull:
         """
         if self._wishes.dry_run:
             await self._wait_until_welcome()
-            async with self._stream() as stream:
-                await self._passes(stream)
+            await self._pull()
             return
         async with self._peer_held():
             await self._wait_until_welcome()
-            async with self._stream() as stream:
-                await self._pull_noting_end(stream)
+            await self._pull()
 
-    def _stream(self) -> FactStream:
-        return FactStream(
-            self._peer,
-            self._around,
+    def _held(self) -> bool:
+        return self._around.locks.holds(self._number)
+
+    async def _pull(self) -> None:
+        wishes = self._wishes
+        # Raised after the group is done with: what is raised inside `except*` is grouped again.
+        failure: ReplicatorError | None = None
+        async with PeerConnection(self._peer, self._around, read_only=wishes.dry_run) as connection:
+            beside = TombstonePull(
+                connection, self._tombstone_report, Watcher(tell=self._tell), self._held
+            )
+            try:
+                if wishes.streams is not Streams.FACTS:
+                    await beside.run(max_pages=wishes.max_pages)
+                if wishes.streams is not Streams.TOMBSTONES:
+                    # They may have ended in a wish that holds for the facts too.
+                    await self._wait_until_welcome()
+                    async with anyio.create_task_group() as tasks:
+                        if wishes.streams is Streams.ALL:
+                            tasks.start_soon(beside.keep)
+                        await self._pull_facts(connection)
+                        tasks.cancel_scope.cancel()
+            except* ReplicatorError as group:
+                failure = first_of(group)
+            self.tombstone_failure = beside.failure
+        if failure is not None:
+            raise failure
+
+    async def _pull_facts(self, connection: PeerConnection) -> None:
+        stream = FactStream(
+            connection,
             self._report,
             self._watcher,
-            still_held=lambda: self._around.locks.holds(self._number),
+            still_held=self._held,
             backfill=self._wishes.backfill,
-            read_only=self._wishes.dry_run,
         )
+        if self._wishes.dry_run:
+            await self._passes(connection, stream)
+        else:
+            await self._pull_noting_end(connection, stream)
 
-    async def _pull_noting_end(self, stream: FactStream) -> None:
+    async def _pull_noting_end(self, connection: PeerConnection, stream: FactStream) -> None:
         clock = self._around.clock
         began = clock.monotonic()
         self._attempted_ms = clock.now_ms()
         try:
-            end = await self._passes(stream)
+            end = await self._passes(connection, stream)
         except ReplicatorError as error:
             if error.reason is Reason.SAN_MISMATCH:
                 await self._audit_mismatch()
             if states.is_peers_doing(error):
-                await self._note_failure(stream, error)
+                await self._note_failure(connection, error)
             raise
         if end:
             self._standing = states.caught_up(self._standing, clock.now_ms(), 0.0)
         else:
             self._standing = states.more(self._standing, clock.now_ms())
-        await self._note(stream, seconds=clock.monotonic() - began)
+        await self._note(connection, seconds=clock.monotonic() - began)
 
-    async def _note_failure(self, stream: FactStream, error: ReplicatorError) -> None:
+    async def _note_failure(self, connection: PeerConnection, error: ReplicatorError) -> None:
         chance = self._around.random.uniform(0.0, 1.0)
         now_ms = self._around.clock.now_ms()
         self._standing = states.failed(self._standing, error, now_ms, self._paces, chance)
-        await self._note(stream)
+        await self._note(connection)
 
-    async def _note(self, stream: FactStream, *, seconds: float | None = None) -> None:
+    async def _note(self, connection: PeerConnection, *, seconds: float | None = None) -> None:
         report = self._report
         admitted = report.counts.admitted
         turn = Turn(admitted, round(seconds * 1000)) if seconds and admitted else None
@@ -139,7 +186,7 @@ class Pull:
             replace(self._standing, next_attempt_ms=None),
             attempted_ms=self._attempted_ms,
             caught_up_ms=report.caught_up_ms,
-            observed=stream.seen,
+            observed=connection.seen,
             turn=turn,
         )
         await self._around.writer.run(standings.write, [note], self._around.clock)
@@ -161,7 +208,7 @@ class Pull:
             process = replace(around.process, since_ms=around.clock.now_ms())
             taken = await around.writer.run(standings.take, [node_id], process)
             self._standing = states.taken(
-                taken[node_id].standing,
+                taken[node_id],
                 process.since_ms,
                 float(around.settings.retry_after_cap_s),
             )
@@ -234,9 +281,15 @@ class Pull:
         with reading(self._around.database) as connection:
             if not reads.has_own_tables(connection):
                 return None
-            return standings.standing(connection, self._peer.node_id).not_before_ms
+            node_id = self._peer.node_id
+            beside = streams.views(connection, TOMBSTONES, [node_id]).get(node_id)
+            asked = [
+                standings.standing(connection, node_id).not_before_ms,
+                None if beside is None else beside.standing.not_before_ms,
+            ]
+            return max((moment for moment in asked if moment is not None), default=None)
 
-    async def _passes(self, stream: FactStream) -> bool:
+    async def _passes(self, connection: PeerConnection, stream: FactStream) -> bool:
         """Make a pass; after a transient failure, another, as patience allows.
 
         Returns whether the peer has no more.
@@ -261,7 +314,7 @@ class Pull:
                 self._tell(f"{error.message}; trying again in {wait:.1f} s")
                 if error.retry_after_s and not self._wishes.dry_run:
                     # What the peer asked for holds for whoever comes after us.
-                    await self._note_failure(stream, error)
+                    await self._note_failure(connection, error)
             await around.sleep(wait)
 
 

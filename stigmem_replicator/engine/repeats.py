@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stigmem_replicator.engine.inspection import Inspected
+from stigmem_replicator.engine.refusals import Inspected
 from stigmem_replicator.replication.plan import Judged, RefusedBefore
-from stigmem_replicator.trust.facts import (
-    Admit,
-    Duplicate,
-    KnownFact,
-    Reject,
-    is_duplicate,
-)
+from stigmem_replicator.trust.facts import Admit, KnownFact, is_duplicate
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 
 
 class Repeats:

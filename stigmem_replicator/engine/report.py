@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.plan import Counts
 
 
@@ -29,3 +30,18 @@ class PullReport:
     def tally(self, counts: Counts) -> None:
         """Add what was committed."""
         self.counts += counts
+
+
+@dataclass(slots=True)
+class TombstoneReport(PullReport):
+    """Running totals of one peer's tombstones and revocations, together and by kind.
+
+    ``cursor`` is the time of the record that the next pass begins after.
+    """
+
+    of: dict[Artifact, Counts] = field(default_factory=lambda: dict.fromkeys(Artifact, Counts()))
+
+    def tally_of(self, artifact: Artifact, counts: Counts) -> None:
+        """Add what was committed of one kind."""
+        self.tally(counts)
+        self.of[artifact] += counts

@@ -7,16 +7,14 @@ needs.  When a pass is due, and what its end makes of the peer, is for whoever r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
+from stigmem_replicator.engine.connection import PeerConnection
 from stigmem_replicator.engine.fetching import FactSource
 from stigmem_replicator.engine.judging import Judge
-from stigmem_replicator.engine.manifests import SenderKeys
 from stigmem_replicator.engine.pages import DryRun, PageWriter
 from stigmem_replicator.engine.report import PullReport
-from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.worker import Worker, Yielded
 from stigmem_replicator.replication.plan import Counts
 from stigmem_replicator.replication.session import (
@@ -26,14 +24,10 @@ from stigmem_replicator.replication.session import (
     Session,
     Stopped,
 )
-from stigmem_replicator.settings import Settings
-from stigmem_replicator.store import events, reads, standings
+from stigmem_replicator.store import events, reads
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import CursorRow, PeerRow, StoredPosition
-from stigmem_replicator.store.standings import Observed
-from stigmem_replicator.transport.client import Limits, PeerClient, Seen
-from stigmem_replicator.transport.network import Destination
+from stigmem_replicator.store.reads import CursorRow, StoredPosition, StreamRow
 
 FUTURE_CURSOR_MS: Final = 300_000
 
@@ -68,37 +62,31 @@ class _Pass:
 class FactStream:
     """The facts of one peer, which nobody else reads at the time.
 
-    ``report`` grows as pages are committed, so that it is true however reading ends.  A
-    ``read_only`` stream writes nothing.  ``still_held`` says whether the peer's lock is ours.
+    ``report`` grows as pages are committed, so that it is true however reading ends.  Over a
+    ``read_only`` connection nothing is written.  ``still_held`` says whether the peer's lock is
+    ours.
     """
 
     def __init__(
         self,
-        peer: PeerRow,
-        around: Surroundings,
+        connection: PeerConnection,
         report: PullReport,
         watcher: Watcher,
         *,
         still_held: Callable[[], bool],
         backfill: bool = False,
-        read_only: bool = False,
     ) -> None:
-        around = replace(around, settings=around.settings.for_peer(peer.node_id))
-        self._peer = peer
-        self._around = around
+        self._connection = connection
+        self._peer = connection.peer
+        self._around = connection.around
         self._report = report
         self._watcher = watcher
         self._still_held = still_held
         self._backfill = backfill
-        self._read_only = read_only
-        self._keys = (
-            SenderKeys(peer, around, read_only=read_only) if around.envelope.signed else None
-        )
-        self._client: PeerClient | None = None
         self._pass: _Pass | None = None
         # What this process knows of where reading stands, and the row that it goes with.
         self._position: Position | None = None
-        self._row: CursorRow | None = None
+        self._row: StreamRow = None
         self._writing: PageWriter | None = None
         self._source: FactSource | None = None
         self.waited_s = 0.0
@@ -106,39 +94,15 @@ class FactStream:
         # What the peer could bear last; None before the first page.
         self._page_size: int | None = None
 
-    async def __aenter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the connections, also when cancelled."""
-        if self._client is not None:
-            await self._client.__aexit__(kind, error, trace)
-
     def asking_since(self) -> float | None:
         """Return since when the peer is waited for, None while nothing was asked of it."""
         return None if self._source is None else self._source.asking_since
 
-    async def hang_up(self) -> None:
-        """Close the connections until the next pass: it will be a while."""
-        if self._client is not None:
-            await self._client.hang_up()
-
-    @property
-    def seen(self) -> Observed:
-        """What the peer's answers told of it so far."""
-        seen = Seen() if self._client is None else self._client.seen
-        return Observed(seen.certificate_not_after_ms, seen.upstream_lag_ms, seen.lag_at_ms)
-
     @property
     def row(self) -> CursorRow | None:
         """The node's cursor row of the peer as it was last read or written here."""
-        return self._row if self._writing is None else self._writing.row
+        row = self._row if self._writing is None else self._writing.row
+        return row if isinstance(row, CursorRow) else None
 
     async def read(
         self, *, max_pages: int | None = None, quantum: int | None = None
@@ -148,15 +112,14 @@ class FactStream:
         ``max_pages`` ends a pass that begins now.  Raises the failure that ended the pass; the
         next one begins at the settled position that was committed.
         """
-        client = self._connected()
-        stored, commit_number = await self._around.threads.look_up(self._stored)
+        stored = await self._around.threads.look_up(self._stored)
         moved = self._position is None or stored.row != self._row
         if self._pass is None or moved:
             await self._begin(stored, moved=moved, max_pages=max_pages)
         assert self._pass is not None  # noqa: S101 - begun above
         session, judge = self._pass.session, self._pass.judge
-        writer = self._writer(judge, stored.row, commit_number)
-        self._source = source = FactSource(client, self._peer, self._around)
+        writer = self._writer(judge, stored.row)
+        self._source = source = FactSource(self._connection)
         watcher = self._watcher
         worker = Worker(
             session,
@@ -177,7 +140,7 @@ class FactStream:
                 self._pass = None
             self._page_size = session.limit
             self.waited_s += source.waited_s
-            self._report.upstream_lag_ms = client.seen.upstream_lag_ms
+            self._report.upstream_lag_ms = self._connection.seen.upstream_lag_ms
             if self._writing is not None:
                 self._position, self._row = session.position, self._writing.row
                 self._writing = None
@@ -195,21 +158,9 @@ class FactStream:
 
         return is_over
 
-    def _connected(self) -> PeerClient:
-        """Return the connections to the peer; raises what :class:`PeerClient` raises."""
-        if self._client is None:
-            settings = self._around.settings
-            there = Destination(self._peer.node_url, self._peer.node_id, settings.allowed_networks)
-            self._client = PeerClient(there, self._around.network, _limits(settings))
-        return self._client
-
-    def _stored(self) -> tuple[StoredPosition, int]:
+    def _stored(self) -> StoredPosition:
         with reading(self._around.database) as connection:
-            stored = reads.stored_position(connection, self._peer, FACTS)
-            number = 0
-            if not self._read_only:
-                number = standings.commit_number(connection, self._peer.node_id)
-            return stored, number
+            return reads.stored_position(connection, self._peer, FACTS)
 
     async def _begin(self, stored: StoredPosition, *, moved: bool, max_pages: int | None) -> None:
         if moved:
@@ -219,22 +170,20 @@ class FactStream:
         # The position in this process also knows what of the peer's clock is not written.
         position = stored.position if moved or self._position is None else self._position
         session = Session(position, self._paging(max_pages), limit=self._page_size)
-        judge = Judge(self._peer, FACTS, self._around, self._keys, backfill=self._backfill)
+        keys = self._connection.keys
+        judge = Judge(self._peer, FACTS, self._around, keys, backfill=self._backfill)
         self._pass = _Pass(session, judge)
 
-    def _writer(
-        self, judge: Judge, row: CursorRow | None, commit_number: int
-    ) -> PageWriter | DryRun:
-        if self._read_only:
+    def _writer(self, judge: Judge, row: CursorRow | None) -> PageWriter | DryRun:
+        if self._connection.read_only:
             return DryRun(self._report.tally)
         return PageWriter(
             self._peer,
             FACTS,
             self._around,
-            judge,
+            judge.again,
             tally=self._tally,
             row=row,
-            commit_number=commit_number,
             still_held=self._still_held,
         )
 
@@ -269,7 +218,7 @@ class FactStream:
             )
         else:
             return
-        if not self._read_only:
+        if not self._connection.read_only:
             detail = {"before": stored.own_frontier, "after": frontier}
             await self._around.writer.run(
                 events.note,
@@ -279,16 +228,3 @@ class FactStream:
                 detail,
                 self._around.clock,
             )
-
-
-def _limits(settings: Settings) -> Limits:
-    """Return the bounds of one request for a page."""
-    return Limits(
-        connect_s=settings.connect_timeout_s,
-        read_s=settings.read_timeout_s,
-        answer_s=settings.page_timeout_s,
-        body_bytes=settings.page_bytes_max,
-        retry_after_cap_s=float(settings.retry_after_cap_s),
-        requests_per_s=settings.peer_requests_per_s,
-        bytes_per_s=float(settings.peer_bytes_per_s),
-    )

@@ -7,29 +7,33 @@ not, we keep the lock until somebody asks for it.  What a task does is in ``peer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 from sqlalchemy import Connection
 
+from stigmem_replicator.engine import notes as all_notes
 from stigmem_replicator.engine.gate import Gate
 from stigmem_replicator.engine.housekeeping import House
-from stigmem_replicator.engine.notes import Notes
-from stigmem_replicator.engine.peer_task import PeerTask, Shared
+from stigmem_replicator.engine.notes import AnyNote, Notes
+from stigmem_replicator.engine.peer_task import PeerTask
 from stigmem_replicator.engine.picture import Painter
 from stigmem_replicator.engine.places import Places
+from stigmem_replicator.engine.running import Running, Stands, end_all, take
+from stigmem_replicator.engine.stream_task import Shared
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import LocalError, PeerHeldError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication import states
-from stigmem_replicator.replication.states import PeerState, Standing
+from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.store import events, hlc_clock, pauses, standings
+from stigmem_replicator.store.own_models import TOMBSTONES
 from stigmem_replicator.store.registry import Registry, Sight
-from stigmem_replicator.store.standings import Note, Taken
+from stigmem_replicator.store.standings import Note
+from stigmem_replicator.store.streams import StreamNote
 
 LOOK_SECONDS: Final = 1.0
 
@@ -50,16 +54,6 @@ ANEW: Final = frozenset(
 """Trouble that no waiting mends while the database stays open: it must be opened anew."""
 
 
-@dataclass(slots=True)
-class _Running:
-    """A task and the means to end it."""
-
-    task: PeerTask
-    resumed_at_ms: int | None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    ended: anyio.Event = field(default_factory=anyio.Event)
-
-
 class Supervisor:
     """Runs the peers of one database; make one for each time that it is opened."""
 
@@ -68,10 +62,15 @@ class Supervisor:
         settings = around.settings
         self._gate = Gate(around.clock)
         self._notes = Notes(around, self._gate, self._is_ours)
-        self._shared = Shared(self._gate, self._notes, Places(settings.peers_at_once, around.clock))
+        self._shared = Shared(
+            self._gate,
+            self._notes,
+            places=Places(settings.peers_at_once, around.clock),
+            tombstone_places=Places(settings.peers_at_once, around.clock),
+        )
         self._registry = Registry(around.database)
         self._sights: Mapping[str, Sight] = {}
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._house = House(around, self._gate)
         self._painter = Painter(around, self._gate, self._house)
         self._seeded = False
@@ -161,6 +160,7 @@ class Supervisor:
     async def _act(self, tasks: TaskGroup) -> None:
         """Bring what runs here into line with what was seen."""
         self._shared.places.sort_out()
+        self._shared.tombstone_places.sort_out()
         self._heed_wishes()
         await self._end_pauses(self._around.clock.now_ms())
         await self._leave(self._to_leave())
@@ -219,12 +219,16 @@ class Supervisor:
             for node_id, running in self._running.items()
             if running.task.peer != self._sights[node_id].peer
         }
-        await _end_all(changed.values())
+        await end_all(changed.values())
         for node_id, running in changed.items():
-            standing = states.row_changed(running.task.standing, self._around.clock.now_ms())
-            if standing.state is not running.task.standing.state:
-                self._notes.post(Note(node_id, standing), urgent=True)
-            self._start(tasks, self._sights[node_id], running.task.number, standing)
+            task, now_ms = running.task, self._around.clock.now_ms()
+            stands = Stands(
+                states.row_changed(task.facts.standing, now_ms),
+                states.row_changed(task.tombstones.standing, now_ms),
+            )
+            before = Stands(task.facts.standing, task.tombstones.standing)
+            self._post_changes(node_id, before, stands)
+            self._start(tasks, self._sights[node_id], task.number, stands)
 
     def _bring_news(self) -> None:
         """Tell the tasks what was asked of their peers, and where their cursors are now."""
@@ -233,14 +237,14 @@ class Supervisor:
             if sight.resumed_at_ms != running.resumed_at_ms:
                 running.resumed_at_ms = sight.resumed_at_ms
                 running.task.resume()
-            running.task.saw(sight.cursor)
+            running.task.facts.saw(sight.cursor)
 
     async def _leave(self, leaving: Mapping[str, str | None]) -> None:
         """End these tasks, write that nobody works on their peers, and free the locks."""
         if not leaving:
             return
         ended = [self._running[node_id] for node_id in leaving]
-        await _end_all(ended)
+        await end_all(ended)
         wanted = {node_id: name for node_id, name in leaving.items() if name is not None}
         held = await self._write_and_free([item.task for item in ended], wanted)
         # Until here they are ours: whoever stops us meanwhile lets go of them too.
@@ -271,7 +275,7 @@ class Supervisor:
     def _write_last(
         self,
         connection: Connection,
-        notes: Sequence[Note],
+        notes: Sequence[AnyNote],
         numbers: Mapping[str, int],
         wanted: Mapping[str, str],
     ) -> set[str]:
@@ -280,7 +284,8 @@ class Supervisor:
         held = {node_id for node_id, number in numbers.items() if holds(number)}
         ours = [note for note in notes if note.node_id in held]
         wanted = {node_id: name for node_id, name in wanted.items() if node_id in held}
-        standings.leave(connection, ours, held, wanted, self._around.clock)
+        all_notes.write(connection, ours, self._around.clock)
+        standings.let_go(connection, held, wanted, self._around.clock)
         return held
 
     def _is_ours(self, node_id: str) -> bool:
@@ -298,15 +303,15 @@ class Supervisor:
             return
         process = replace(around.process, since_ms=around.clock.now_ms())
         try:
-            taken: dict[str, Taken] = await around.writer.run(standings.take, list(free), process)
+            taken: dict[str, Stands] = await around.writer.run(take, list(free), process)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await around.writer.call(around.locks.free_all, list(free.values()))
             raise
         # A row that went, or a pause that came, between the look and now: the next look tells.
-        begun = {n for n, found in taken.items() if found.standing.state is not PeerState.PAUSED}
+        begun = {n for n, found in taken.items() if found.facts.state is not PeerState.PAUSED}
         for node_id in begun:
-            self._begin(tasks, self._sights[node_id], free[node_id], taken[node_id].standing)
+            self._begin(tasks, self._sights[node_id], free[node_id], taken[node_id])
         if missed := free.keys() - begun:
             try:
                 await around.writer.run(standings.let_go, list(missed), {}, around.clock)
@@ -330,19 +335,31 @@ class Supervisor:
         taken = self._around.locks.take_all(numbers.values())
         return {node_id: number for node_id, number in numbers.items() if number in taken}
 
-    def _begin(self, tasks: TaskGroup, sight: Sight, number: int, before: Standing) -> None:
+    def _begin(self, tasks: TaskGroup, sight: Sight, number: int, before: Stands) -> None:
         """Start a task for a peer whose lock was just taken."""
         longest_s = float(self._around.settings.retry_after_cap_s)
-        standing = states.taken(before, self._around.clock.now_ms(), longest_s)
-        if standing.state is not before.state:
-            self._notes.post(Note(sight.peer.node_id, standing), urgent=True)
-        self._start(tasks, sight, number, standing)
+        now_ms = self._around.clock.now_ms()
+        stands = Stands(
+            states.taken(before.facts, now_ms, longest_s),
+            states.taken(before.tombstones, now_ms, longest_s),
+        )
+        self._post_changes(sight.peer.node_id, before, stands)
+        self._start(tasks, sight, number, stands)
 
-    def _start(self, tasks: TaskGroup, sight: Sight, number: int, standing: Standing) -> None:
-        task = PeerTask(sight.peer, number, standing, self._around, self._shared)
-        running = _Running(task, sight.resumed_at_ms)
+    def _post_changes(self, node_id: str, before: Stands, after: Stands) -> None:
+        """Have written what a peer's streams are now that they were not before."""
+        if after.facts.state is not before.facts.state:
+            self._notes.post(Note(node_id, after.facts), urgent=True)
+        if after.tombstones.state is not before.tombstones.state:
+            self._notes.post(StreamNote(node_id, TOMBSTONES, after.tombstones), urgent=True)
+
+    def _start(self, tasks: TaskGroup, sight: Sight, number: int, stands: Stands) -> None:
+        task = PeerTask(
+            sight.peer, number, stands.facts, stands.tombstones, self._around, self._shared
+        )
+        running = Running(task, sight.resumed_at_ms)
         self._running[sight.peer.node_id] = running
-        tasks.start_soon(_run, running)
+        tasks.start_soon(running.run)
 
     async def _let_go_of_all(self) -> None:
         """Write what is left to write, unless the database is in trouble, and free every peer."""
@@ -354,21 +371,3 @@ class Supervisor:
             await self._write_and_free(tasks, {})
         except ReplicatorError as error:
             logger().warning("replicator.not_noted", detail=error.message, reason=error.reason)
-
-
-async def _run(running: _Running) -> None:
-    try:
-        # Whose lock was lost is seen, and told, by whoever looks.
-        with suppress(PeerHeldError), running.scope:
-            await running.task.run()
-    finally:
-        running.ended.set()
-
-
-async def _end_all(ending: Iterable[_Running]) -> None:
-    """End tasks: a fetch is cancelled, a batch in commit is finished."""
-    running = list(ending)
-    for item in running:
-        item.scope.cancel()
-    for item in running:
-        await item.ended.wait()

@@ -15,6 +15,7 @@ from stigmem_replicator.errors import Reason
 from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication.plan import Counts
 from stigmem_replicator.replication.states import PeerState, Standing
+from stigmem_replicator.store.own_models import FACTS
 
 STATE: Final = "federation.peer.state"
 PULLED: Final = "federation.pull.ok"
@@ -34,10 +35,11 @@ _NODES_NAMES: Final[Mapping[str, str]] = {
 
 
 class Teller:
-    """Tells what becomes of one peer; make one for each task."""
+    """Tells what becomes of one stream of a peer; make one for each task."""
 
-    def __init__(self, node_id: str, clock: Clock, standing: Standing) -> None:
-        self._log = logger(peer=node_id)
+    def __init__(self, node_id: str, clock: Clock, standing: Standing, stream: str = FACTS) -> None:
+        # What is said of a peer without more is said of its facts, as the node says it.
+        self._log = logger(peer=node_id) if stream == FACTS else logger(peer=node_id, stream=stream)
         self._clock = clock
         self._failing_since: float | None = None
         self._failures = 0

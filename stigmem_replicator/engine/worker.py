@@ -14,9 +14,9 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from stigmem_replicator.engine.fetching import FactSource, Fetched
-from stigmem_replicator.engine.inspection import Inspected
 from stigmem_replicator.engine.judging import Judge
 from stigmem_replicator.engine.pages import DryRun, PageWriter
+from stigmem_replicator.engine.refusals import Inspected
 from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.errors import (
     PeerBlockedError,

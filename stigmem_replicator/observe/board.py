@@ -19,6 +19,26 @@ HISTORY_POINTS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
+class StreamPicture:
+    """A stream that is worked on beside a peer's facts.  Times are milliseconds since 1970.
+
+    ``token_not_after_ms`` is when the capability token that it is asked with ends, None without
+    one; ``token_is_expiring`` says that this has come or is near.
+    """
+
+    state: PeerState
+    reason: str | None = None
+    detail: str | None = None
+    hint: str | None = None
+    since_ms: int | None = None
+    failures: int = 0
+    next_attempt_ms: int | None = None
+    caught_up_ms: int | None = None
+    token_not_after_ms: int | None = None
+    token_is_expiring: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PeerPicture:
     """One peer.  Times are milliseconds since 1970, ``lag_ms`` a duration in milliseconds.
 
@@ -26,7 +46,8 @@ class PeerPicture:
     ``lag_history`` has the lags of the last half hour, oldest first, one each HISTORY_SECONDS;
     None where it could not be told.  ``rate_per_s`` is of new facts while it catches up, else None.
     ``node_loop`` says that the node's own loop is still seen to move its cursor.
-    ``dead_letters`` is how many of them are open, None where nobody counted.
+    ``dead_letters`` is how many of them are open, None where nobody counted.  ``tombstones`` is
+    how that stream stands, None where nothing is known of it yet.
     """
 
     node_id: str
@@ -51,6 +72,7 @@ class PeerPicture:
     upstream_lag_ms: int | None = None
     node_loop: bool = False
     dead_letters: int | None = None
+    tombstones: StreamPicture | None = None
 
     @property
     def active(self) -> bool:

@@ -6,6 +6,7 @@ The engine knows no metrics system.  ``metrics`` is the one that counts.
 from __future__ import annotations
 
 from stigmem_replicator.errors import Reason
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.plan import Counts
 
 
@@ -14,6 +15,9 @@ class Counting:
 
     def entries_committed(self, node_id: str, counts: Counts) -> None:
         """What became of some entries of a peer is committed."""
+
+    def records_committed(self, node_id: str, artifact: Artifact, counts: Counts) -> None:
+        """What became of some tombstones or revocations of a peer is committed."""
 
     def page_committed(self, node_id: str) -> None:
         """All of a page of a peer is committed."""

@@ -9,38 +9,41 @@ The engine counts only what is committed.  Serving them is for ``service``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from stigmem_replicator.clock import Clock
-from stigmem_replicator.errors import DATABASE_TROUBLE, Reason
-from stigmem_replicator.observe.board import Board, PeerPicture, Picture
+from stigmem_replicator.errors import Reason
+from stigmem_replicator.observe import gauges
+from stigmem_replicator.observe.board import Board, Picture
 from stigmem_replicator.observe.counting import Counting
+from stigmem_replicator.observe.gauges import OWN, PEER
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.plan import Counts
-from stigmem_replicator.replication.states import PeerState
-from stigmem_replicator.settings.values import without_secrets
-
-_OWN: Final = "stigmem_replicator_"
-_PEER: Final = "peer_id"
 
 _STAGE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LOCK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 _INGRESS: Final = "stigmem_federation_ingress"
 _ANOMALY: Final = "stigmem_peer_hlc_anomaly"
-_PAGES: Final = f"{_OWN}pages"
-_REJECTED: Final = f"{_OWN}entries_rejected"
-_CONFLICTS: Final = f"{_OWN}conflicts"
-_LEFT_OUT: Final = f"{_OWN}conflicts_left_out"
-_FAILED: Final = f"{_OWN}attempts_failed"
+_PAGES: Final = f"{OWN}pages"
+_REJECTED: Final = f"{OWN}entries_rejected"
+_CONFLICTS: Final = f"{OWN}conflicts"
+_LEFT_OUT: Final = f"{OWN}conflicts_left_out"
+_FAILED: Final = f"{OWN}attempts_failed"
+_TOMBSTONES: Final = f"{OWN}tombstones"
 
 _COUNTERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     _INGRESS: ("Entries received by a pull, by what became of them", ("status",)),
+    _TOMBSTONES: (
+        "Tombstones and revocations received by a pull, by what became of them",
+        ("artifact", "status"),
+    ),
     _ANOMALY: ("Entries refused because their clock is too far off", ("direction",)),
     _PAGES: ("Pages committed", ()),
     _REJECTED: ("Entries refused for the first time", ("reason",)),
@@ -48,8 +51,6 @@ _COUNTERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     _LEFT_OUT: ("Conflicts not written because of max_conflicts_per_fact", ()),
     _FAILED: ("Attempts to pull that ended in a failure", ("reason",)),
 }
-
-_Value = Callable[[PeerPicture], float | None]
 
 
 class Metrics(Counting):
@@ -64,7 +65,7 @@ class Metrics(Counting):
         self.registry.register(_PictureCollector(board, clock, self._counts))
         ProcessCollector(registry=self.registry)
         self._stages = Histogram(
-            f"{_OWN}page_stage_seconds",
+            f"{OWN}page_stage_seconds",
             "Seconds that a page spent in a stage",
             ("stage",),
             buckets=_STAGE_BUCKETS,
@@ -73,19 +74,19 @@ class Metrics(Counting):
         for stage in ("fetch", "verify", "write"):
             self._stages.labels(stage)
         self._held = Histogram(
-            f"{_OWN}write_lock_held_seconds",
+            f"{OWN}write_lock_held_seconds",
             "Seconds that one of our transactions held the database's write lock",
             buckets=_LOCK_BUCKETS,
             registry=self.registry,
         )
         self._waited = Histogram(
-            f"{_OWN}write_lock_waited_seconds",
+            f"{OWN}write_lock_waited_seconds",
             "Seconds that one of our transactions waited for the database's write lock",
             buckets=_LOCK_BUCKETS,
             registry=self.registry,
         )
         self._reloaded = Gauge(
-            f"{_OWN}config_last_reload_successful",
+            f"{OWN}config_last_reload_successful",
             "Whether the configuration was in order when it was last read",
             registry=self.registry,
         )
@@ -93,20 +94,19 @@ class Metrics(Counting):
 
     def entries_committed(self, node_id: str, counts: Counts) -> None:
         """Count what became of some entries of a peer, once it is committed."""
-        refused = sum(counts.rejected.values())
         self._counts.add(
             node_id,
             [
-                ((_INGRESS, "ok"), counts.admitted),
-                ((_INGRESS, "duplicate"), counts.duplicates),
-                ((_INGRESS, "rejected"), refused),
-                ((_INGRESS, "refused_before"), sum(counts.refused_before.values())),
+                *_fates((_INGRESS,), counts),
                 ((_CONFLICTS,), counts.conflicts),
                 ((_LEFT_OUT,), counts.conflicts_capped),
-                *(((_REJECTED, str(why)), number) for why, number in counts.rejected.items()),
                 *(((_ANOMALY, side), number) for side, number in counts.skewed.items()),
             ],
         )
+
+    def records_committed(self, node_id: str, artifact: Artifact, counts: Counts) -> None:
+        """Count what became of some tombstones or revocations of a peer, once committed."""
+        self._counts.add(node_id, _fates((_TOMBSTONES, artifact.value), counts))
 
     def page_committed(self, node_id: str) -> None:
         """Count a page of a peer, once all of it is committed."""
@@ -136,6 +136,16 @@ class Metrics(Counting):
     def reloaded(self, *, successful: bool) -> None:
         """Note whether the configuration could be used when it was read again."""
         self._reloaded.set(successful)
+
+
+def _fates(name: tuple[str, ...], counts: Counts) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield how many entries there were of each status, and the refused ones by reason."""
+    yield (*name, "ok"), counts.admitted
+    yield (*name, "duplicate"), counts.duplicates
+    yield (*name, "rejected"), sum(counts.rejected.values())
+    yield (*name, "refused_before"), sum(counts.refused_before.values())
+    for reason, number in counts.rejected.items():
+        yield (_REJECTED, str(reason)), number
 
 
 class _PeerCounts:
@@ -187,163 +197,19 @@ class _PictureCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its samples, also those that have none now."""
         picture = self._board.picture
-        yield from self._of_engine(picture)
-        yield from _of_database(picture)
-        yield from _of_peers(picture)
+        yield from gauges.of_engine(self._board, picture, self._clock)
+        yield from gauges.of_database(picture)
+        yield from gauges.of_peers(picture)
+        yield from gauges.of_streams(picture)
         yield from _counted(self._counts.shown(picture))
-
-    def _of_engine(self, picture: Picture) -> Iterator[Metric]:
-        up = picture.ready and picture.trouble is None
-        yield _single("up", "Whether the engine can work: started, and its database serves", up)
-        yield _info("build_info", "The version that runs", version=picture.version)
-        age_s = max(0, self._clock.now_ms() - picture.at_ms) / 1000
-        yield _single("picture_age_seconds", "Age of what these gauges are taken from", age_s)
-        now, looked_at = self._clock.monotonic(), self._board.looked_at
-        yield _single(
-            "supervisor_age_seconds",
-            "Seconds since the supervisor last finished its look at the tables",
-            None if looked_at is None else max(0.0, now - looked_at),
-        )
-        since = self._board.writing_since
-        yield _single(
-            "writer_busy_seconds",
-            "Seconds that the writer is busy with one piece of work; 0 while it is not",
-            0.0 if since is None else max(0.0, now - since),
-        )
-        yield _single(
-            "certificate_expiry_timestamp_seconds",
-            "When the node's own certificate ends",
-            _seconds(picture.own_certificate_not_after_ms),
-        )
-
-
-def _of_database(picture: Picture) -> Iterator[Metric]:
-    yield _info(
-        "schema_info",
-        "The node's schema",
-        wire_version="" if picture.wire_version is None else str(picture.wire_version),
-        newest_migration=picture.newest_migration or "",
-    )
-    trouble = GaugeMetricFamily(
-        f"{_OWN}local_db_trouble", "Whether the database cannot be used, by cause", labels=["cause"]
-    )
-    cause = None if picture.trouble is None else picture.trouble.cause
-    for known in DATABASE_TROUBLE:
-        trouble.add_metric([known.value], known == cause)
-    if cause is not None and cause not in DATABASE_TROUBLE:
-        other = cause if _is_reason(cause) else Reason.UNEXPECTED.value
-        trouble.add_metric([other], 1)
-    yield trouble
-
-
-_BY_PEER: Final[tuple[tuple[str, str, _Value], ...]] = (
-    (
-        "stigmem_replication_lag_seconds",
-        "How far we are behind a peer",
-        lambda peer: _seconds(peer.lag_ms),
-    ),
-    (
-        f"{_OWN}peer_active",
-        "Whether the node's registry lets the peer be pulled",
-        lambda peer: peer.active,
-    ),
-    (f"{_OWN}peer_held", "Whether this process works on the peer", lambda peer: peer.held),
-    (
-        f"{_OWN}peer_failures",
-        "Failures of a peer in a row; a good page halves them",
-        lambda peer: peer.failures,
-    ),
-    (
-        f"{_OWN}peer_next_attempt_timestamp_seconds",
-        "When a peer is asked next",
-        lambda peer: _seconds(peer.next_attempt_ms),
-    ),
-    (
-        f"{_OWN}peer_last_success_timestamp_seconds",
-        "When a peer was last caught up with",
-        lambda peer: _seconds(peer.last_success_ms),
-    ),
-    (
-        f"{_OWN}peer_upstream_lag_seconds",
-        "How far a peer says that it is behind its own sources",
-        lambda peer: _seconds(peer.upstream_lag_ms),
-    ),
-    (
-        f"{_OWN}peer_certificate_expiry_timestamp_seconds",
-        "When the certificate that a peer showed last ends",
-        lambda peer: _seconds(peer.certificate_not_after_ms),
-    ),
-    (
-        f"{_OWN}peer_node_loop",
-        "Whether the node's own loop still pulls the peer too",
-        lambda peer: peer.node_loop,
-    ),
-    (
-        f"{_OWN}dead_letters_open",
-        "Dead letters of a peer that nobody has dealt with",
-        lambda peer: peer.dead_letters,
-    ),
-)
-
-
-def _of_peers(picture: Picture) -> Iterator[Metric]:
-    info = GaugeMetricFamily(
-        f"{_OWN}peer_info", "Where a peer is asked, for people to know it by", labels=[_PEER, "url"]
-    )
-    for node_id, peer in picture.peers.items():
-        info.add_metric([node_id, without_secrets(peer.url)], 1)
-    yield info
-    for name, meaning, value_of in _BY_PEER:
-        family = GaugeMetricFamily(name, meaning, labels=[_PEER])
-        for node_id, peer in picture.peers.items():
-            value = value_of(peer)
-            if value is not None:
-                family.add_metric([node_id], value)
-        yield family
-    state = GaugeMetricFamily(
-        f"{_OWN}peer_state", "Whether an active peer is in a state", labels=[_PEER, "state"]
-    )
-    reason = GaugeMetricFamily(
-        f"{_OWN}peer_reason", "Why an active peer is in its state", labels=[_PEER, "reason"]
-    )
-    for node_id, peer in picture.peers.items():
-        if not peer.active:
-            continue
-        for each in PeerState:
-            state.add_metric([node_id, each.value], each is peer.state)
-        if peer.reason is not None and _is_reason(peer.reason):
-            reason.add_metric([node_id, peer.reason], 1)
-    yield state
-    yield reason
 
 
 def _counted(counts: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
     families = {
-        name: CounterMetricFamily(name, meaning, labels=[_PEER, *labels])
+        name: CounterMetricFamily(name, meaning, labels=[PEER, *labels])
         for name, (meaning, labels) in _COUNTERS.items()
     }
     for node_id, of_peer in counts.items():
         for (name, *values), number in of_peer.items():
             families[name].add_metric([node_id, *values], number)
     yield from families.values()
-
-
-def _single(name: str, meaning: str, value: float | None) -> Metric:
-    family = GaugeMetricFamily(f"{_OWN}{name}", meaning)
-    if value is not None:
-        family.add_metric([], value)
-    return family
-
-
-def _info(name: str, meaning: str, **labels: str) -> Metric:
-    family = GaugeMetricFamily(f"{_OWN}{name}", meaning, labels=list(labels))
-    family.add_metric(list(labels.values()), 1)
-    return family
-
-
-def _seconds(ms: int | None) -> float | None:
-    return None if ms is None else ms / 1000
-
-
-def _is_reason(word: str) -> bool:
-    return word in Reason.__members__.values()

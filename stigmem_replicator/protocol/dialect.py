@@ -7,6 +7,7 @@ versions differ in is in ``envelope``, ``cid`` and ``trust``, not here.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class Dialect(StrEnum):
@@ -14,3 +15,14 @@ class Dialect(StrEnum):
 
     V1 = "1"
     V2 = "2"
+
+    @property
+    def releases(self) -> str:
+        """Who speaks it, as people know them."""
+        return _RELEASES[self]
+
+
+_RELEASES: Final = {
+    Dialect.V1: "stigmem-node 0.9.0a10 and before",
+    Dialect.V2: "stigmem-node 0.9.0a11 and later",
+}

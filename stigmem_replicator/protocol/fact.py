@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import hlc
+from stigmem_replicator.protocol.fields import FieldError, encodes, id_of, optional_text, text_of
 
 VALUE_TYPES: Final = frozenset({"string", "text", "number", "boolean", "datetime", "ref", "null"})
 SCOPES: Final = frozenset({"local", "team", "company", "public"})
 INTERPRETATIONS: Final = frozenset({"content", "instruction"})
-ID_CHARACTERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +39,6 @@ class Fact:
     cid: str | None
 
 
-class FieldError(ValueError):
-    """One field is missing or has the wrong type; ``reason`` is what the entry is refused for."""
-
-    def __init__(self, message: str, reason: Reason = Reason.MALFORMED_FACT) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 def decode_fact(fact: dict[str, Any]) -> Fact:
     """Decode a fact object.  Raises :class:`FieldError` with ``malformed_fact``."""
     value = fact.get("value")
@@ -58,7 +49,7 @@ def decode_fact(fact: dict[str, Any]) -> Fact:
     if value_type not in VALUE_TYPES:
         message = f"fact.value.type {value_type[:40]!r} is unknown"
         raise FieldError(message)
-    clock = _optional_text(fact, "hlc")
+    clock = optional_text(fact, "hlc", "fact")
     if clock is not None and not hlc.fits_wire(clock):
         message = f"fact.hlc {clock[:40]!r} does not parse"
         raise FieldError(message)
@@ -66,7 +57,7 @@ def decode_fact(fact: dict[str, Any]) -> Fact:
         text_of(value, "interpret_as", "fact.value") if "interpret_as" in value else "content"
     )
     return Fact(
-        id=_entry_id(fact),
+        id=id_of(fact, "fact"),
         entity=text_of(fact, "entity", "fact"),
         relation=text_of(fact, "relation", "fact"),
         value_type=value_type,
@@ -75,10 +66,10 @@ def decode_fact(fact: dict[str, Any]) -> Fact:
         source=text_of(fact, "source", "fact"),
         timestamp=text_of(fact, "timestamp", "fact"),
         hlc=clock,
-        valid_until=_optional_text(fact, "valid_until"),
+        valid_until=optional_text(fact, "valid_until", "fact"),
         confidence=_decode_confidence(fact.get("confidence")),
         scope=text_of(fact, "scope", "fact"),
-        cid=_optional_text(fact, "cid"),
+        cid=optional_text(fact, "cid", "fact"),
     )
 
 
@@ -107,41 +98,3 @@ def _decode_value(value_type: str, value: object) -> str | float | bool | None:
         message = f"fact.value.v of a {value_type} is not a text"
         raise FieldError(message)
     return value
-
-
-def _entry_id(fact: dict[str, Any]) -> str:
-    text = text_of(fact, "id", "fact")
-    if len(text) > ID_CHARACTERS:
-        message = f"fact.id has more than {ID_CHARACTERS} characters"
-        raise FieldError(message)
-    return text
-
-
-def text_of(holder: dict[str, Any], key: str, where: str) -> str:
-    """Return a text field.  ``where`` names the object; raises :class:`FieldError`."""
-    value = holder.get(key)
-    if not isinstance(value, str):
-        message = f"{where}.{key} is not a text"
-        raise FieldError(message)
-    if not encodes(value):
-        message = f"{where}.{key} holds a lone surrogate"
-        raise FieldError(message)
-    return value
-
-
-def _optional_text(holder: dict[str, Any], key: str) -> str | None:
-    return None if holder.get(key) is None else text_of(holder, key, "fact")
-
-
-def storable(text: str) -> bool:
-    """Say whether every kind of database can hold a text: it has a UTF-8 form and no NUL."""
-    return encodes(text) and "\x00" not in text
-
-
-def encodes(text: str) -> bool:
-    """Say whether a text has a UTF-8 form, which one with a lone surrogate has not."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,9 +1,9 @@
 """Ed25519 over canonical JSON: what an origin signs, and how keys and signatures are written.
 
 Keys and signatures travel as base64url without padding.  Every value signed here is a string,
-null or a list of strings, for which RFC 8785 and Python's sorted compact JSON agree.  This
-module checks one signature against one set of keys; which keys an origin may use is decided in
-``trust.keys``.
+null, true, false or a list of strings, for which RFC 8785 and Python's sorted compact JSON
+agree.  This module checks one signature against one set of keys; which keys an origin may use
+is decided in ``trust.keys``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from stigmem_replicator.protocol.origin import Origin
+
 FACT_TUPLE_VERSION: Final = "2.1"
+TOMBSTONE_TUPLE_VERSION: Final = "t2.1"
+REVOCATION_TUPLE_VERSION: Final = "r2.1"
 _KEY_BYTES: Final = 32
 
 
@@ -98,6 +102,44 @@ def fact_tuple(
             "valid_until": valid_until,
         }
     )
+
+
+def tombstone_tuple(*, tombstone_id: str, entity_uri: str, scope: str, origin: Origin) -> bytes:
+    """Return the bytes that an origin signs for one tombstone (tuple version t2.1).
+
+    ``entity_uri`` is the entity that is forgotten, not the origin's organisation.
+    """
+    return canonical_json(
+        {
+            **_grant(origin),
+            "entity_uri": entity_uri,
+            "scope": scope,
+            "tid": tombstone_id,
+            "tv": TOMBSTONE_TUPLE_VERSION,
+        }
+    )
+
+
+def revocation_tuple(*, revocation_id: str, tombstone_id: str, origin: Origin) -> bytes:
+    """Return the bytes that an origin signs for one revocation (tuple version r2.1)."""
+    return canonical_json(
+        {
+            **_grant(origin),
+            "rid": revocation_id,
+            "tombstone_id": tombstone_id,
+            "tv": REVOCATION_TUPLE_VERSION,
+        }
+    )
+
+
+def _grant(origin: Origin) -> dict[str, object]:
+    return {
+        "origin_allowed_scopes": sorted(origin.allowed_scopes),
+        "origin_allowed_tenants": sorted(origin.allowed_tenants),
+        "origin_entity_uri": origin.entity_uri,
+        "origin_node_id": origin.node_id,
+        "origin_tenant": origin.tenant,
+    }
 
 
 def verifies(signature: str, body: bytes, keys: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from stigmem_replicator.errors import Reason
+from stigmem_replicator.protocol.tombstone import Revocation
 from stigmem_replicator.replication import rows
 from stigmem_replicator.replication.rows import (
     FactRow,
@@ -21,7 +22,9 @@ from stigmem_replicator.replication.rows import (
     RefusedBefore,
     Row,
 )
-from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.tombstones import AdmitRecord
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 
 __all__ = [
     "Batch",
@@ -105,6 +108,8 @@ class Batch:
     text_bytes: int = 0
     facts: list[FactRow] = field(default_factory=list)
     conflicts: list[Row] = field(default_factory=list)
+    tombstones: list[Row] = field(default_factory=list)
+    revocations: list[Row] = field(default_factory=list)
     fact_audit: list[Row] = field(default_factory=list)
     federation_audit: list[Row] = field(default_factory=list)
     dead_letters: list[Row] = field(default_factory=list)
@@ -120,6 +125,8 @@ class Batch:
         return (
             len(self.facts)
             + len(self.conflicts)
+            + len(self.tombstones)
+            + len(self.revocations)
             + len(self.fact_audit)
             + len(self.federation_audit)
             + len(self.dead_letters)
@@ -166,6 +173,8 @@ def plan_batch(
         verdict = item.verdict
         if isinstance(verdict, Admit):
             _plan_admitted(batch, verdict, context)
+        elif isinstance(verdict, AdmitRecord):
+            _plan_record(batch, verdict, context)
         elif isinstance(verdict, Duplicate):
             batch.counts += Counts(duplicates=1)
         elif isinstance(verdict, Reject):
@@ -174,7 +183,7 @@ def plan_batch(
             batch.counts += Counts(refused_before={verdict.reason: 1})
             if verdict.touch:
                 batch.touched_letters.append(item.entry_id)
-        if isinstance(verdict, Admit | Duplicate) and item.entry_id in open_letters:
+        if isinstance(verdict, Admit | AdmitRecord | Duplicate) and item.entry_id in open_letters:
             batch.settled_letters.append(item.entry_id)
         batch.entries += 1
         if alone or batch.rows() >= row_budget or batch.text_bytes >= BYTES_MAX:
@@ -203,6 +212,17 @@ def _plan_admitted(batch: Batch, admit: Admit, context: PageContext) -> None:
         batch.standing[key] = Siblings(newest, before.count + 1)
 
 
+def _plan_record(batch: Batch, admit: AdmitRecord, context: PageContext) -> None:
+    record = admit.entry.record
+    rows_of_kind = batch.revocations if isinstance(record, Revocation) else batch.tombstones
+    row = rows.record(admit)
+    rows_of_kind.append(row)
+    batch.fact_audit.append(rows.record_audit(admit, context))
+    batch.admitted_ids.append(record.id)
+    batch.text_bytes += sum(len(text) for text in row.values() if isinstance(text, str))
+    batch.counts += Counts(admitted=1)
+
+
 def _plan_conflicts(batch: Batch, admit: Admit, before: Siblings, context: PageContext) -> None:
     newest = before.newest
     if context.max_conflicts:
@@ -220,9 +240,13 @@ def _plan_rejected(batch: Batch, item: Judged, reject: Reject, context: PageCont
     batch.counts += Counts(rejected={reject.reason: 1}, skewed=skewed)
     batch.dead_letters.append(rows.dead_letter(item, reject, context))
     batch.text_bytes += len(item.payload)
-    if item.audited:
+    if item.audited or reject.reason is Reason.WAITING_FOR_TOMBSTONE:
+        return
+    if context.artifact is not None:
+        audit = rows.refused_record_audit(item, reject, context.artifact, context)
+        batch.fact_audit.append(audit)
         return
     batch.federation_audit.append(rows.federation_audit(item, reject, context))
-    audit = rows.fact_audit(item, reject, context)
-    if audit is not None:
-        batch.fact_audit.append(audit)
+    also = rows.fact_audit(item, reject, context)
+    if also is not None:
+        batch.fact_audit.append(also)

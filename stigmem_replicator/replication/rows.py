@@ -14,7 +14,10 @@ from typing import Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.envelope import PlainEntry
-from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
+from stigmem_replicator.protocol.tombstone import Artifact, Revocation, Tombstone
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.tombstones import AdmitRecord
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 
 Row = dict[str, object]
 
@@ -59,7 +62,7 @@ class Judged:
     """
 
     entry_id: str
-    verdict: Admit | Duplicate | Reject | RefusedBefore
+    verdict: Admit | AdmitRecord | Duplicate | Reject | RefusedBefore
     payload: bytes = b""
     payload_hash: str = ""
     audited: bool = False
@@ -79,7 +82,8 @@ class PageContext:
 
     ``peer_id`` is the registry's id of the sender and ``sender_node_id`` its wire identity;
     ``generation`` names the policy and keys under which the page was judged, ``lacking`` the
-    columns of ``facts`` that this node's table does not have.
+    columns of ``facts`` that this node's table does not have.  ``artifact`` is what the stream
+    has in place of facts, None where it has facts.
     """
 
     peer_id: str
@@ -91,6 +95,7 @@ class PageContext:
     max_conflicts: int
     new_id: Callable[[], str]
     lacking: frozenset[str] = frozenset()
+    artifact: Artifact | None = None
 
 
 def admitted_fact(admit: Admit, context: PageContext) -> FactRow:
@@ -272,6 +277,85 @@ def fact_audit(item: Judged, reject: Reject, context: PageContext) -> Row | None
         "event_type": event,
         "entity_uri": FEDERATION_ENTITY,
         "source": context.sender_node_id,
+        "ts": context.now_iso,
+        "tenant_id": "default",
+        "detail": json.dumps(shown),
+    }
+
+
+def record(admit: AdmitRecord) -> Row:
+    """Return the row of an admitted tombstone or revocation that the sender itself made."""
+    record = admit.entry.record
+    values: Row = {
+        "id": record.id,
+        "reason": record.reason,
+        "signed_by": record.signed_by,
+        "key_id": record.key_id,
+        "signature": record.signature,
+        "created_at": record.created_at,
+    }
+    if isinstance(record, Revocation):
+        return {**values, "tombstone_id": record.tombstone_id}
+    return {
+        **values,
+        "entity_uri": record.entity_uri,
+        "scope": record.scope,
+        "legal_hold": int(record.legal_hold),
+        "tenant_id": admit.tenant,
+    }
+
+
+def record_audit(admit: AdmitRecord, context: PageContext) -> Row:
+    """Return the audit row of an admitted tombstone or revocation."""
+    record = admit.entry.record
+    shown: dict[str, object]
+    if isinstance(record, Tombstone):
+        event, tombstone_id = "tombstone_federation_ingested", record.id
+        shown = {
+            "target_entity_uri": record.entity_uri,
+            "scope": record.scope,
+            "legal_hold": record.legal_hold,
+        }
+    else:
+        event, tombstone_id = "tombstone_revocation_federation_ingested", record.tombstone_id
+        shown = {
+            "target_entity_uri": record.tombstone_id,
+            "scope": None,
+            "revocation_id": record.id,
+        }
+    return _record_event(event, record.signed_by, tombstone_id, shown, context)
+
+
+def refused_record_audit(
+    item: Judged, reject: Reject, artifact: Artifact, context: PageContext
+) -> Row:
+    """Return the audit row of a refused tombstone or revocation, as a node's push route has it."""
+    facts = reject.facts
+    shown: dict[str, object] = {
+        "artifact": artifact.value,
+        "artifact_id": item.entry_id,
+        "target_entity_uri": facts.get("target_entity_uri", item.entry_id),
+        "key_id": facts.get("key_id", ""),
+        "reason": reject.reason.value,
+    }
+    signer = str(facts.get("signed_by") or FEDERATION_ENTITY)
+    event = "tombstone_federation_rejected"
+    return _record_event(event, signer, item.entry_id, shown, context)
+
+
+def _record_event(
+    event: str,
+    entity_uri: str,
+    fact_id: str,
+    shown: Mapping[str, object],
+    context: PageContext,
+) -> Row:
+    return {
+        "id": context.new_id(),
+        "fact_id": fact_id,
+        "event_type": event,
+        "entity_uri": entity_uri,
+        "source": "federation",
         "ts": context.now_iso,
         "tenant_id": "default",
         "detail": json.dumps(shown),

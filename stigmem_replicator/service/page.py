@@ -13,12 +13,17 @@ from html import escape
 from typing import Final
 
 from stigmem_replicator.observe import words
-from stigmem_replicator.observe.board import PeerPicture, Picture
+from stigmem_replicator.observe.board import PeerPicture, Picture, StreamPicture
 from stigmem_replicator.observe.log import printable
 from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.service.health import PICTURE_OLD_MS
 from stigmem_replicator.service.page_style import STYLE, icon, symbols
-from stigmem_replicator.service.ranking import ORDER, needs_operator, rank
+from stigmem_replicator.service.ranking import (
+    ORDER,
+    needs_operator,
+    rank,
+    tombstones_need_operator,
+)
 from stigmem_replicator.service.sparkline import sparkline
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store import node_loop
@@ -28,6 +33,9 @@ PEERS_SHOWN: Final = 200
 """How many peers a page has unless all are asked for: it is fetched again and again."""
 
 CERTIFICATE_SOON_MS: Final = 14 * 86_400_000
+
+_STEP_CHARACTERS: Final = 2_000
+"""A command that is to be copied is worth nothing when its end is cut off."""
 
 _KINDS: Final[dict[PeerState, str]] = {
     PeerState.BLOCKED: "bad",
@@ -121,8 +129,14 @@ def _verdict(
     active = [peer for peer in peers if peer.active]
     if not active:
         return _Verdict("calm", "inactive", "No active peers")
+    return _verdict_on_peers(active)
+
+
+def _verdict_on_peers(active: Sequence[PeerPicture]) -> _Verdict:
     if needing := sum(map(needs_operator, active)):
         return _Verdict("bad", "blocked", f"{_peers(needing)} need{_s(needing)} you")
+    if beside := sum(map(tombstones_need_operator, active)):
+        return _Verdict("warn", "blocked", f"The tombstones of {_peers(beside)} need you")
     failing = sum(peer.state in (PeerState.BACKING_OFF, PeerState.THROTTLED) for peer in active)
     if failing:
         return _Verdict("warn", "backing_off", f"{_peers(failing)} cannot be pulled just now")
@@ -233,7 +247,9 @@ def _row(peer: PeerPicture, now_ms: int) -> str:
 def _kind(peer: PeerPicture) -> str:
     if not peer.active:
         return "calm"
-    return "bad" if needs_operator(peer) else _KINDS[peer.state]
+    if needs_operator(peer):
+        return "bad"
+    return "warn" if tombstones_need_operator(peer) else _KINDS[peer.state]
 
 
 def _cell(column: int, inside: str) -> str:
@@ -264,16 +280,50 @@ def _state(peer: PeerPicture, now_ms: int) -> Iterator[str]:
         peer.node_id, peer.status, peer.state, detail=peer.detail, hint=peer.hint
     )
     if step is not None:
-        command = _text(words.resume_command(peer.node_id))
-        yield _step(step).replace(command, f"<code>{command}</code>")
+        yield _step_of(peer, step)
     if peer.node_loop:
         yield _step(node_loop.ADVICE)
+    if peer.tombstones is not None:
+        yield from _tombstones(peer, peer.tombstones, now_ms)
     for note in _notes(peer, now_ms):
         yield f'<small class="note">{_text(note)}</small>'
 
 
+def _tombstones(peer: PeerPicture, beside: StreamPicture, now_ms: int) -> Iterator[str]:
+    """Yield how the tombstones stand where that is not well, and when their token ends."""
+    if beside.state is not PeerState.IDLE and peer.state is not PeerState.PAUSED:
+        yield from _beside(peer, beside, now_ms)
+    ends_ms = beside.token_not_after_ms
+    if ends_ms is not None and (beside.token_is_expiring or ends_ms <= now_ms):
+        ending = words.ending(ends_ms, now_ms)
+        yield f'<small class="note">its capability token: {ending}</small>'
+
+
+def _beside(peer: PeerPicture, beside: StreamPicture, now_ms: int) -> Iterator[str]:
+    kind = "warn" if beside.state is PeerState.BLOCKED else _KINDS[beside.state]
+    yield f"<div>{_badge(kind, beside.state.value, f'tombstones {beside.state.value}')}"
+    if beside.reason is not None:
+        yield f" <code>{_text(beside.reason)}</code>"
+    if beside.since_ms is not None:
+        since = words.span((now_ms - beside.since_ms) / 1000)
+        yield f' <small title="since {words.moment(beside.since_ms)}">for {since}</small>'
+    yield "</div>"
+    if beside.reason is not None and beside.detail:
+        yield f"<p>{_text(beside.detail)}</p>"
+    step = words.next_step(
+        peer.node_id, peer.status, beside.state, detail=beside.detail, hint=beside.hint
+    )
+    if step is not None:
+        yield _step_of(peer, step)
+
+
+def _step_of(peer: PeerPicture, step: str) -> str:
+    command = _text(words.resume_command(peer.node_id))
+    return _step(step).replace(command, f"<code>{command}</code>")
+
+
 def _step(text: str) -> str:
-    return f'<p class="step"><b>Next step:</b> {_text(text)}</p>'
+    return f'<p class="step"><b>Next step:</b> {_text(text, _STEP_CHARACTERS)}</p>'
 
 
 def _notes(peer: PeerPicture, now_ms: int) -> Iterator[str]:

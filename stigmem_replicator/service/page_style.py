@@ -57,6 +57,7 @@ th, td { padding: .6rem .75rem; vertical-align: top; border-top: 1px solid var(-
 thead th { border-top: 0; }
 tbody th { font-weight: 400; color: var(--text); font-size: inherit; width: 27%; }
 td.state { width: 37%; }
+td.state > div { margin-top: .25rem; }
 td.state p { overflow-wrap: anywhere; font-size: .88rem; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 tbody tr.bad > :first-child { box-shadow: inset .25rem 0 var(--ink); }

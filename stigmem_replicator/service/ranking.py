@@ -27,8 +27,22 @@ def needs_operator(peer: PeerPicture) -> bool:
     return peer.active and (peer.state is PeerState.BLOCKED or peer.node_loop)
 
 
-def rank(peer: PeerPicture) -> tuple[bool, bool, int, int, str]:
-    """Order peers: whom an operator must help first, those that are not pulled last."""
+def tombstones_need_operator(peer: PeerPicture) -> bool:
+    """Say whether a peer's tombstones do not come until somebody does something.
+
+    Its facts may come all the same; of a paused one nothing is expected.
+    """
+    beside = peer.tombstones
+    blocked = beside is not None and beside.state is PeerState.BLOCKED
+    return blocked and peer.active and peer.state is not PeerState.PAUSED
+
+
+def rank(peer: PeerPicture) -> tuple[bool, bool, bool, int, int, str]:
+    """Order peers: whom an operator must help first, those that are not pulled last.
+
+    Facts that do not come go before tombstones that do not.
+    """
     lag = -1 if peer.lag_ms is None else peer.lag_ms
     needs = needs_operator(peer)
-    return (not peer.active, not needs, ORDER.index(peer.state), -lag, peer.node_id)
+    beside = tombstones_need_operator(peer)
+    return (not peer.active, not needs, not beside, ORDER.index(peer.state), -lag, peer.node_id)

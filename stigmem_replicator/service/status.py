@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stigmem_replicator.observe.board import PeerPicture, Picture
+from stigmem_replicator.observe.board import PeerPicture, Picture, StreamPicture
 from stigmem_replicator.settings.values import without_secrets
 
 
@@ -63,5 +63,21 @@ def _peer(peer: PeerPicture) -> dict[str, object]:
             "certificate_not_after_ms": peer.certificate_not_after_ms,
             "upstream_lag_ms": peer.upstream_lag_ms,
         },
+        "tombstones": None if peer.tombstones is None else _stream(peer.tombstones),
         "lag_history_ms": list(peer.lag_history),
+    }
+
+
+def _stream(stream: StreamPicture) -> dict[str, object]:
+    return {
+        "state": stream.state.value,
+        "reason": stream.reason,
+        "detail": stream.detail,
+        "hint": stream.hint,
+        "since_ms": stream.since_ms,
+        "caught_up_ms": stream.caught_up_ms,
+        "next_attempt_ms": stream.next_attempt_ms,
+        "failures": stream.failures,
+        "token_not_after_ms": stream.token_not_after_ms,
+        "token_is_expiring": stream.token_is_expiring,
     }

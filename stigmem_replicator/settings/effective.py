@@ -111,7 +111,7 @@ class Settings(Table):
                 value=shown(definition, getattr(self, name)),
                 origin=self.origin(name),
                 help=definition.help,
-                variable=own_variable(name),
+                variable="" if definition.peer_only else own_variable(name),
                 node_variable=definition.node.name,
             )
             for name, definition in DEFINITIONS.items()

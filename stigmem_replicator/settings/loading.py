@@ -177,6 +177,12 @@ def _value(name: str, order: Sequence[Source], cwd: Path) -> tuple[object, str]:
     found = sources.first(order, name, definition)
     if found is None:
         return _default(name, cwd), DEFAULT_ORIGIN
+    if definition.peer_only:
+        raise LocalError(
+            Reason.CONFIGURATION_INVALID,
+            f"{name} is set for all peers (by {found.origin}), and is different for each",
+            hint=f'set it in our TOML file, under [peer."NODE ID"]: {name} = ...',
+        )
     return _parsed(name, definition, found), found.origin
 
 

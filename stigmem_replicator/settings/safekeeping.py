@@ -79,6 +79,10 @@ def _files_with_keys(settings: Settings) -> Iterator[tuple[Path, bool]]:
     if settings.tls_key_path is not None:
         named = settings.origin("tls_key_path")
         yield settings.tls_key_path, DEFINITIONS["tls_key_path"].node.name in named
+    for node_id in settings.peer_tables:
+        token = settings.for_peer(node_id).capability_token_file
+        if token is not None:
+            yield token, False
     origins = [
         settings.origin(name)
         for name, definition in DEFINITIONS.items()

@@ -143,6 +143,12 @@ class Table:
         help_="whether federation_insecure may be on where node_url is not this machine",
         node="STIGMEM_LOCAL_DEV_ALLOW_INSECURE_NON_LOOPBACK",
     )
+    capability_token_file: Path | None = option(
+        None,
+        KeyFile(),
+        "file with the capability token that the peer's tombstones are asked for with",
+        per_peer="only",
+    )
     allowed_networks: tuple[Network, ...] = option(
         (), Networks(), "private networks that a peer's address may be in", per_peer=True
     )
@@ -289,6 +295,15 @@ class Table:
     overlap_s: float = option(
         10.0, Number(0.0, 3600), "seconds that are read again, for what the peer committed late"
     )
+    tombstone_interval_s: float = option(
+        30.0,
+        Number(0.1, 86_400),
+        "seconds between two looks at a peer's tombstones",
+        per_peer=True,
+    )
+    tombstone_full_read_s: int = option(
+        3600, Whole(1, _CENTURY_S), "seconds after which a peer's tombstones are all read again"
+    )
     manifest_refresh_s: int = option(
         86_400, Whole(60, _CENTURY_S), "seconds after which a peer's manifest is fetched again"
     )
@@ -329,9 +344,11 @@ class Table:
         Whole(0, 1_000_000_000),
         "MiB that must be free on the database's disk for a page; 0: any",
     )
-    dead_letter_rows_max: int = option(100_000, Whole(1, 10**12), "dead letters kept for one peer")
+    dead_letter_rows_max: int = option(
+        100_000, Whole(1, 10**12), "dead letters kept of one stream of a peer"
+    )
     dead_letter_bytes_max: int = option(
-        64 * 2**20, Whole(2**16), "bytes of dead letters' content kept for one peer"
+        64 * 2**20, Whole(2**16), "bytes of dead letters' content kept of one stream of a peer"
     )
     reject_burst_run: int = option(
         50, Whole(0, 10**9), "refused entries in a row that block a peer; 0: never"

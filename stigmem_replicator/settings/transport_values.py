@@ -49,7 +49,7 @@ class Networks:
 class KeyFile:
     """The path of a file that holds a private key or a certificate, or nothing.
 
-    A key in place of its path is refused, since a path is shown to everybody.
+    A key or token in place of its path is refused, since a path is shown to everybody.
     """
 
     allowed: str = "the path of a file, not the key itself, or nothing"
@@ -94,7 +94,7 @@ def _network(text: str) -> Network:
 
 def _looks_like_key(text: str) -> bool:
     """Tell whether a text is a key rather than where one is, in any of the usual spellings."""
-    if "-----BEGIN" in text:
+    if "-----BEGIN" in text or text.startswith("{"):
         return True
     if text.startswith(("/", "./", "../", "~")):
         return False

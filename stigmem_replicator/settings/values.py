@@ -13,7 +13,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 NODE_PREFIX = "STIGMEM_"
@@ -280,6 +280,9 @@ class NodeVariable:
     """What the node reads next when this variable is missing or empty, in order."""
 
 
+PerPeer: TypeAlias = bool | Literal["only"]
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """Everything about one setting but its name and its default."""
@@ -290,10 +293,15 @@ class Definition:
     secret: bool = False
     flag: str = ""
     """The flag's spelling, when it is not the name with hyphens."""
-    per_peer: bool = False
+    per_peer: PerPeer = False
     """True when our TOML file may say something else for one peer."""
     credential: str = ""
     """The name of the systemd credential that is the file, if it can be one."""
+
+    @property
+    def peer_only(self) -> bool:
+        """Whether it is nothing that all peers could share."""
+        return self.per_peer == "only"
 
 
 def option(
@@ -304,7 +312,7 @@ def option(
     node: str | NodeVariable = "",
     secret: bool = False,
     flag: str = "",
-    per_peer: bool = False,
+    per_peer: PerPeer = False,
     credential: str = "",
 ) -> T:
     """Declare one field of ``Settings``; to a type checker it is the default value."""

@@ -20,7 +20,7 @@ from stigmem_replicator.errors import PeerHeldError, Reason, UnknownPeerError
 from stigmem_replicator.protocol import hlc
 from stigmem_replicator.replication.plan import Batch, FactRow, Row
 from stigmem_replicator.replication.session import Progress
-from stigmem_replicator.store import hlc_clock, positions, reads
+from stigmem_replicator.store import hlc_clock, positions, reads, tombstones
 from stigmem_replicator.store.engine import Database, local_errors
 from stigmem_replicator.store.fallen import Fallen
 from stigmem_replicator.store.node_models import (
@@ -30,9 +30,11 @@ from stigmem_replicator.store.node_models import (
     FederationAudit,
     NodeBase,
     Peer,
+    Tombstone,
+    TombstoneRevocation,
 )
-from stigmem_replicator.store.own_models import DeadLetter, PeerStatus
-from stigmem_replicator.store.reads import CursorRow, PeerRow
+from stigmem_replicator.store.own_models import FACTS, DeadLetter, PeerStatus
+from stigmem_replicator.store.reads import PeerRow, StreamRow
 from stigmem_replicator.store.siblings import sibling_counts
 from stigmem_replicator.store.sql import insert_many, insert_or, place_in_table
 
@@ -54,16 +56,15 @@ def _always() -> bool:
 class BatchWrite:
     """One batch and what must still be true for it.
 
-    ``row`` is the node's cursor row as last read or written, ``commit_number`` the peer's number
-    of commits so far.  ``progress`` comes with the page's last batch and moves the cursor.
-    ``letter_bytes`` is what the payloads of the peer's dead letters must be trimmed to, None
+    ``row`` is the stream's row as last read or written.  ``progress`` comes with the page's last
+    batch and moves the cursor.
+    ``letter_bytes`` is what the payloads of the stream's dead letters must be trimmed to, None
     when they fit.  ``still_held`` says whether the peer's lock is still ours.
     """
 
     peer: PeerRow
     stream: str
-    row: CursorRow | None
-    commit_number: int
+    row: StreamRow
     batch: Batch
     progress: Progress | None
     letter_bytes: int | None = None
@@ -74,13 +75,12 @@ class BatchWrite:
 class Committed:
     """The batch is durable.
 
-    ``row`` and ``commit_number`` are what the next batch must expect; ``waited_s`` is how long
-    the write lock was waited for and ``held_s`` how long it was held, in seconds.
+    ``row`` is what the next batch must expect; ``waited_s`` is how long the write lock was waited
+    for and ``held_s`` how long it was held, in seconds.
     ``data_version`` changes between two commits of ours when somebody else committed.
     """
 
-    row: CursorRow | None
-    commit_number: int
+    row: StreamRow
     waited_s: float
     held_s: float
     data_version: int
@@ -95,7 +95,7 @@ class NotWritten:
     """
 
     fallen: Fallen
-    row: CursorRow | None
+    row: StreamRow
     held_s: float = 0.0
     why: str = ""
 
@@ -117,7 +117,7 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
         began = clock.monotonic()
         version = database.backend.version(connection)
         sent, row = False, write.row
-        holder: tuple[object, ...] = ()
+        holder: _Holding | None = None
         try:
             fallen = _fallen_assumption(connection, write)
             if fallen is not None:
@@ -139,6 +139,7 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
                 raise
             # The answer to COMMIT may be what was lost: the peer's commit number tells.
             connection.invalidate()
+            assert holder is not None  # noqa: S101 - read before anything was sent
             if not _is_written(database, write, holder):
                 raise
         except BaseException:
@@ -147,15 +148,23 @@ def apply(database: Database, write: BatchWrite, clock: Clock) -> Committed | No
         reached(Point.AFTER_COMMIT)
         return Committed(
             row=row,
-            commit_number=write.commit_number + 1,
             waited_s=began - asked,
             held_s=clock.monotonic() - began,
             data_version=version,
         )
 
 
-def _holder(connection: Connection, write: BatchWrite) -> tuple[object, ...]:
-    """Return who works on the peer, and the number of its commits."""
+@dataclass(frozen=True, slots=True)
+class _Holding:
+    """Who works on the peer, and the number of its commits."""
+
+    host: str | None
+    pid: int | None
+    since_ms: int | None
+    commit_number: int
+
+
+def _holder(connection: Connection, write: BatchWrite) -> _Holding:
     row = connection.execute(
         select(
             PeerStatus.holder_host,
@@ -164,24 +173,25 @@ def _holder(connection: Connection, write: BatchWrite) -> tuple[object, ...]:
             PeerStatus.commit_number,
         ).where(PeerStatus.node_id == write.peer.node_id)
     ).first()
-    return () if row is None else tuple(row)
+    return _Holding(None, None, None, 0) if row is None else _Holding(*row)
 
 
-def _is_written(database: Database, write: BatchWrite, before: tuple[object, ...]) -> bool:
+def _is_written(database: Database, write: BatchWrite, before: _Holding) -> bool:
     """Say whether the batch is written, although the answer to its commit was lost.
 
-    Asked under the write lock, so that a commit that is still under way has ended; when somebody
-    else has taken the peer since, a commit of theirs is not mistaken for ours.
+    Asked under the write lock, so that a commit that is still under way has ended, and by the
+    thread that writes everything of this process; when somebody else has taken the peer since, a
+    commit of theirs is not mistaken for ours.
     """
     with database.write.connect() as connection, connection.begin() as transaction:
         now = _holder(connection, write)
         transaction.rollback()
-    return now == (*before[:-1], write.commit_number + 1)
+    return now == replace(before, commit_number=before.commit_number + 1)
 
 
 def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten | None:
     # On PostgreSQL others write beside us: both rows stay as they are until we have committed.
-    row = reads.cursor_row(connection, write.peer.id, lock=True)
+    row = reads.stream_row(connection, write.peer, write.stream, lock=True)
     status = connection.scalar(
         select(Peer.status).where(Peer.id == write.peer.id).with_for_update(read=True)
     )
@@ -200,7 +210,7 @@ def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten 
         )
     if row != write.row:
         return NotWritten(Fallen.CURSOR, row)
-    if reads.known_facts(connection, write.batch.admitted_ids):
+    if _known(connection, write.stream, write.batch.admitted_ids):
         return NotWritten(Fallen.FACTS, row)
     expected = {key: count for key, count in write.batch.sibling_counts.items() if count}
     if sibling_counts(connection, list(write.batch.sibling_counts)) != expected:
@@ -208,12 +218,23 @@ def _fallen_assumption(connection: Connection, write: BatchWrite) -> NotWritten 
     return None
 
 
-def _write(connection: Connection, write: BatchWrite, clock: Clock) -> CursorRow | None:
+def _known(connection: Connection, stream: str, ids: Sequence[str]) -> bool:
+    """Say whether any of these ids is here already."""
+    if stream == FACTS:
+        return bool(reads.known_facts(connection, ids))
+    return bool(tombstones.known_records(connection, stream, ids))
+
+
+def _write(connection: Connection, write: BatchWrite, clock: Clock) -> StreamRow:
     batch = write.batch
     if batch.facts:
         _insert(connection, Fact, _stamped(connection, batch.facts, clock.now_ms()))
     if batch.conflicts:
         _insert(connection, Conflict, batch.conflicts)
+    if batch.tombstones:
+        _insert(connection, Tombstone, batch.tombstones)
+    if batch.revocations:
+        _insert(connection, TombstoneRevocation, batch.revocations)
     if batch.federation_audit:
         _insert(connection, FederationAudit, batch.federation_audit)
     if batch.fact_audit:
@@ -281,7 +302,7 @@ def _write_letters(connection: Connection, write: BatchWrite, now_ms: int) -> No
             batch.dead_letters,
         )
         if write.letter_bytes is not None:
-            _trim_payloads(connection, write.peer.node_id, write.letter_bytes)
+            _trim_payloads(connection, write)
     if batch.touched_letters:
         connection.execute(
             update(DeadLetter)
@@ -290,43 +311,41 @@ def _write_letters(connection: Connection, write: BatchWrite, now_ms: int) -> No
         )
 
 
-def _trim_payloads(connection: Connection, node_id: str, letter_bytes: int) -> None:
-    """Drop the oldest payloads of a peer until what is left fits; the rows stay."""
+def _trim_payloads(connection: Connection, write: BatchWrite) -> None:
+    """Drop the oldest payloads of a stream until what is left fits; the rows stay."""
+    of_stream = (DeadLetter.node_id == write.peer.node_id, DeadLetter.stream == write.stream)
     newest_first = func.sum(func.length(DeadLetter.payload)).over(
         order_by=(DeadLetter.last_seen_at_ms.desc(), DeadLetter.entry_id)
     )
     sized = (
-        select(DeadLetter.stream, DeadLetter.entry_id, newest_first.label("bytes"))
-        .where(DeadLetter.node_id == node_id, DeadLetter.payload.is_not(None))
+        select(DeadLetter.entry_id, newest_first.label("bytes"))
+        .where(*of_stream, DeadLetter.payload.is_not(None))
         .subquery()
     )
-    over = connection.execute(
-        select(sized.c.stream, sized.c.entry_id).where(sized.c.bytes > letter_bytes)
+    over = connection.scalars(
+        select(sized.c.entry_id).where(sized.c.bytes > write.letter_bytes)
     ).all()
     if over:
         connection.execute(
             update(DeadLetter)
-            .where(
-                DeadLetter.node_id == node_id,
-                DeadLetter.stream == bindparam("of_stream"),
-                DeadLetter.entry_id == bindparam("of_entry"),
-            )
+            .where(*of_stream, DeadLetter.entry_id == bindparam("of_entry"))
             .values(payload=None),
-            [{"of_stream": stream, "of_entry": entry_id} for stream, entry_id in over],
+            [{"of_entry": entry_id} for entry_id in over],
         )
 
 
 def _count(connection: Connection, write: BatchWrite, now_ms: int) -> None:
+    """Raise the number of the peer's commits, and its totals, which are of its facts."""
     counts, progress = write.batch.counts, write.progress
-    values: Row = {
-        "commit_number": write.commit_number + 1,
-        "admitted": PeerStatus.admitted + counts.admitted,
-        "duplicates": PeerStatus.duplicates + counts.duplicates,
-        "rejected": PeerStatus.rejected + sum(counts.rejected.values()),
-    }
-    if progress is not None:
-        values["pages"] = PeerStatus.pages + 1
-        values["last_success_ms"] = now_ms
+    values: dict[str, object] = {"commit_number": PeerStatus.commit_number + 1}
+    if write.stream == FACTS:
+        values |= {
+            "admitted": PeerStatus.admitted + counts.admitted,
+            "duplicates": PeerStatus.duplicates + counts.duplicates,
+            "rejected": PeerStatus.rejected + sum(counts.rejected.values()),
+        }
+        if progress is not None:
+            values |= {"pages": PeerStatus.pages + 1, "last_success_ms": now_ms}
     connection.execute(
         update(PeerStatus).where(PeerStatus.node_id == write.peer.node_id).values(**values)
     )

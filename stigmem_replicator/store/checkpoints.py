@@ -10,13 +10,14 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
 from stigmem_replicator.clock import Clock
 from stigmem_replicator.replication.positions import Checkpoint, lowest
-from stigmem_replicator.store import events, positions, reads, records
+from stigmem_replicator.store import events, positions, reads, records, tombstones
 from stigmem_replicator.store.node_models import Peer, ReplicationCursor
 from stigmem_replicator.store.own_models import FACTS, Event
 from stigmem_replicator.store.reads import INBOUND, PeerRow
@@ -203,17 +204,20 @@ def _up_to(settled: str | None, checkpoints: Collection[Checkpoint]) -> tuple[Ch
     )
 
 
-def history(connection: Connection, node_id: str, limit: int | None = None) -> list[CursorEvent]:
-    """Return what happened to a peer's cursor, newest first.  Works before our tables exist."""
+def history(
+    connection: Connection, node_id: str, limit: int | None = None, *, stream: str = FACTS
+) -> list[CursorEvent]:
+    """Return what happened to a stream's cursor, newest first.  Works before our tables exist."""
     if not reads.has_own_tables(connection):
         return []
     rows = connection.execute(
         select(Event.at_ms, Event.event, Event.actor, Event.detail)
         .where(Event.node_id == node_id, Event.event.in_(_CURSOR_EVENTS))
         .order_by(Event.id.desc())
-        .limit(limit)
     )
-    return [_cursor_event(*row) for row in rows]
+    # Which stream an event is of only its JSON says; of the outbound cursors it says nothing.
+    of_stream = (row for row in rows if json.loads(row.detail).get("stream", FACTS) == stream)
+    return [_cursor_event(*row) for row in islice(of_stream, limit)]
 
 
 def _cursor_event(at_ms: int, event: str, actor: str, text: str) -> CursorEvent:
@@ -242,3 +246,18 @@ def given_positions(connection: Connection, peer: PeerRow) -> frozenset[str]:
     stated = {item.after for item in changes if item.forced or item.event == events.CURSOR_IMPORTED}
     before = {item.before for item in changes if item.before is not None}
     return frozenset(now | (before - stated))
+
+
+def given_times(connection: Connection, peer: PeerRow) -> frozenset[str]:
+    """Return the times of a peer's tombstones and revocations that the tables know it gave us.
+
+    Those are where both streams stand now, and where each began before a change.
+    """
+    stands = tombstones.stored_positions(connection, peer).values()
+    now = {text for position in stands for text in (position.frontier, position.settled)}
+    before = {
+        item.before
+        for stream in tombstones.STREAM_OF.values()
+        for item in history(connection, peer.node_id, stream=stream)
+    }
+    return frozenset(text for text in now | before if text is not None)

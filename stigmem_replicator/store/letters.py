@@ -30,6 +30,7 @@ class Narrowing:
 
     node_id: str | None = None
     reason: str | None = None
+    stream: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what a letter must fulfil."""
@@ -38,6 +39,7 @@ class Narrowing:
             for column, wanted in (
                 (DeadLetter.node_id, self.node_id),
                 (DeadLetter.reason, self.reason),
+                (DeadLetter.stream, self.stream),
             )
             if wanted is not None
         ]

@@ -1,8 +1,9 @@
 """The node's tables that we touch, with the columns that we read or write.
 
 The schema is the node's: these models are never created, altered or migrated from here.
-``replication_cursors``, ``facts``, ``conflicts``, ``fact_audit_log``, ``federation_audit`` and
-``federation_manifests`` are written, the rest is only read.
+``replication_cursors``, ``facts``, ``conflicts``, ``tombstones``, ``tombstone_revocations``,
+``fact_audit_log``, ``federation_audit`` and ``federation_manifests`` are written, the rest is
+only read.
 
 The models are those of a node that speaks wire version 2; what an older one lacks of them is
 named below.  Whether a database fits them is judged in ``schema``.
@@ -102,6 +103,37 @@ class Conflict(NodeBase):
     detected_at: Mapped[str]
 
 
+class Tombstone(NodeBase):
+    """An order to suppress the facts about an entity."""
+
+    __tablename__ = "tombstones"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    entity_uri: Mapped[str]
+    scope: Mapped[str]
+    reason: Mapped[str | None]
+    signed_by: Mapped[str]
+    key_id: Mapped[str | None]
+    signature: Mapped[str]
+    created_at: Mapped[str]
+    legal_hold: Mapped[int]
+    tenant_id: Mapped[str]
+
+
+class TombstoneRevocation(NodeBase):
+    """The reversal of one tombstone."""
+
+    __tablename__ = "tombstone_revocations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tombstone_id: Mapped[str]
+    reason: Mapped[str]
+    signed_by: Mapped[str]
+    key_id: Mapped[str | None]
+    signature: Mapped[str]
+    created_at: Mapped[str]
+
+
 class FactAudit(NodeBase):
     """The node's audit log of facts; ``event_type`` is free text."""
 
@@ -185,7 +217,15 @@ class QuarantineRule(NodeBase):
     scope: Mapped[str | None]
 
 
-WRITTEN: Final = (Fact, Conflict, FactAudit, FederationAudit, ReplicationCursor)
+WRITTEN: Final = (
+    Fact,
+    Conflict,
+    Tombstone,
+    TombstoneRevocation,
+    FactAudit,
+    FederationAudit,
+    ReplicationCursor,
+)
 """The tables into which we insert: a column there that must be filled must be ours."""
 
 LACKING_V1: Final[Mapping[str, frozenset[str]]] = {
@@ -196,6 +236,19 @@ LACKING_V1: Final[Mapping[str, frozenset[str]]] = {
     "peer_tenant_map": frozenset({"peer_id", "origin_tenant", "local_tenant"}),
 }
 """Columns of these models that a node of wire version 1 does not have, by table."""
+
+_OF_RELAYED: Final = frozenset(
+    {
+        "received_from",
+        "origin_node_id",
+        "origin_tenant",
+        "origin_entity_uri",
+        "origin_allowed_scopes",
+        "origin_allowed_tenants",
+        "origin_sig",
+    }
+)
+"""What a node keeps of a tombstone or revocation that was relayed to it."""
 
 UNTOUCHED: Final[Mapping[str, frozenset[str]]] = {
     "peers": frozenset(
@@ -226,6 +279,8 @@ UNTOUCHED: Final[Mapping[str, frozenset[str]]] = {
         }
     ),
     "conflicts": frozenset({"resolution_fact_id"}),
+    "tombstones": _OF_RELAYED,
+    "tombstone_revocations": _OF_RELAYED,
     "fact_audit_log": frozenset({"oidc_sub", "attested_key_id"}),
     "federation_manifests": frozenset({"created_at"}),
     "api_keys": frozenset(

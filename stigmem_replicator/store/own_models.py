@@ -13,11 +13,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PREFIX: Final = "replicator_"
 VERSION_TABLE: Final = "replicator_alembic_version"
-HEAD_REVISION: Final = "0003"
+HEAD_REVISION: Final = "0004"
 """The revision that this code needs; the migration scripts end at it."""
 
 FACTS: Final = "facts"
 """Name of the stream of facts."""
+
+TOMBSTONES: Final = "tombstones"
+REVOCATIONS: Final = "revocations"
+"""Names of the streams of tombstones and revocations, which come in one answer and are worked on
+together, under the name of the first."""
 
 
 class OwnBase(DeclarativeBase):
@@ -88,6 +93,29 @@ class StreamCursor(OwnBase):
     settled: Mapped[str | None]
     origin_time_ms: Mapped[int | None]
     origin_time_at_ms: Mapped[int | None]
+
+
+class StreamStatus(OwnBase):
+    """How a stream stands that is worked on beside the facts, whose own is in ``PeerStatus``.
+
+    ``token_not_after_ms`` is when the capability token that it is asked with ends.
+    """
+
+    __tablename__ = "replicator_streams"
+
+    node_id: Mapped[str] = mapped_column(primary_key=True)
+    stream: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(server_default="catching_up")
+    reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    hint: Mapped[str | None]
+    since_ms: Mapped[int | None]
+    failures: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_ms: Mapped[int | None]
+    not_before_ms: Mapped[int | None]
+    last_attempt_ms: Mapped[int | None]
+    caught_up_ms: Mapped[int | None]
+    token_not_after_ms: Mapped[int | None]
 
 
 class StreamCheckpoint(OwnBase):

@@ -2,7 +2,7 @@
 
 The node's own row ``replication_cursors`` holds the frontier of the facts, so that the node's
 loop and this replicator can take over from each other; what the settled position needs beside
-it stands in our own tables.
+it stands in our own tables, as does all of the streams of tombstones and revocations.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, delete, insert
 from stigmem_replicator.clock import Clock
 from stigmem_replicator.replication.session import Position, Progress
 from stigmem_replicator.store.node_models import ReplicationCursor
-from stigmem_replicator.store.own_models import StreamCheckpoint, StreamCursor
-from stigmem_replicator.store.reads import INBOUND, CursorRow, PeerRow
+from stigmem_replicator.store.own_models import FACTS, StreamCheckpoint, StreamCursor
+from stigmem_replicator.store.reads import INBOUND, CursorRow, OwnCursor, PeerRow, StreamRow
 from stigmem_replicator.store.sql import insert_or
 
 
@@ -21,14 +21,17 @@ def save(
     connection: Connection,
     peer: PeerRow,
     stream: str,
-    row: CursorRow | None,
+    row: StreamRow,
     progress: Progress,
     clock: Clock,
-) -> CursorRow | None:
-    """Write the position that a page leads to and return the node's cursor row afterwards.
+) -> StreamRow:
+    """Write the position that a page leads to and return the row that is compared afterwards.
 
-    The node's row is only written when the frontier moved.
+    The node's row, which only facts have, is only written when the frontier moved.
     """
+    if stream != FACTS:
+        write_position(connection, peer, stream, progress.after)
+        return OwnCursor(progress.after.frontier, progress.after.settled)
     if progress.after.frontier != progress.before.frontier:
         row = write_cursor_row(connection, peer, progress.after.frontier, clock)
     write_position(connection, peer, stream, progress.after)

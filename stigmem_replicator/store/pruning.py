@@ -11,7 +11,13 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, upd
 
 from stigmem_replicator.store.events import REPLICATOR
 from stigmem_replicator.store.node_models import Peer
-from stigmem_replicator.store.own_models import Event, PeerStatus, StreamCheckpoint, StreamCursor
+from stigmem_replicator.store.own_models import (
+    Event,
+    PeerStatus,
+    StreamCheckpoint,
+    StreamCursor,
+    StreamStatus,
+)
 
 KEPT_MS: Final = 30 * 24 * 3_600_000
 """How long a peer that is gone is remembered, in milliseconds."""
@@ -32,7 +38,7 @@ def is_due(connection: Connection, now_ms: int) -> bool:
 def prune(connection: Connection, now_ms: int) -> None:
     """Note which peers are gone since when, and forget those that are gone for long."""
     expired = select(PeerStatus.node_id).where(_expired(now_ms))
-    for model in (StreamCheckpoint, StreamCursor):
+    for model in (StreamCheckpoint, StreamCursor, StreamStatus):
         connection.execute(delete(model).where(model.node_id.in_(expired)))
     connection.execute(delete(Event).where(Event.node_id.in_(expired), Event.actor == REPLICATOR))
     connection.execute(delete(PeerStatus).where(_expired(now_ms)))

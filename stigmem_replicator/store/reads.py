@@ -26,7 +26,12 @@ from stigmem_replicator.store.node_models import (
     QuarantineRule,
     ReplicationCursor,
 )
-from stigmem_replicator.store.own_models import DeadLetter, StreamCheckpoint, StreamCursor
+from stigmem_replicator.store.own_models import (
+    FACTS,
+    DeadLetter,
+    StreamCheckpoint,
+    StreamCursor,
+)
 from stigmem_replicator.trust.facts import KnownFact
 from stigmem_replicator.trust.source_trust import HISTORY_FACTS, History, Rule
 from stigmem_replicator.trust.tenants import TenantPolicy
@@ -61,11 +66,26 @@ class CursorRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCursor:
+    """Where a stream stands that the node's table cannot hold, compared whole before it is written.
+
+    ``cursor`` is the settled position, where the next pass begins.
+    """
+
+    frontier: str | None = None
+    cursor: str | None = None
+
+
+StreamRow = CursorRow | OwnCursor | None
+"""What is compared of a stream: the node's row for the facts, else our own."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPosition:
     """Where a stream stands: the position to read from, and what else the tables say of it.
 
-    ``row`` is the node's cursor row or None, ``own_frontier`` the cursor that we committed last,
-    ``first_contact`` that we never read this stream before.
+    ``row`` is the node's cursor row of the facts or None, ``own_frontier`` the cursor that we
+    committed last, ``first_contact`` that we never read this stream before.
     """
 
     position: Position
@@ -87,7 +107,7 @@ class KnownLetter:
 
 @dataclass(frozen=True, slots=True)
 class LetterUsage:
-    """How much one peer's dead letters hold, and how many of the asked ids are among them."""
+    """How much one stream's dead letters hold, and how many of the asked ids are among them."""
 
     rows: int
     payload_bytes: int
@@ -164,6 +184,19 @@ def cursor_row(connection: Connection, peer_id: str, *, lock: bool = False) -> C
     )
     row = connection.execute(query.with_for_update() if lock else query).first()
     return None if row is None else CursorRow(row.cursor, row.updated_at)
+
+
+def stream_row(
+    connection: Connection, peer: PeerRow, stream: str, *, lock: bool = False
+) -> StreamRow:
+    """Return what is compared of a stream before it is written; ``lock`` as :func:`cursor_row`."""
+    if stream == FACTS:
+        return cursor_row(connection, peer.id, lock=lock)
+    query = select(StreamCursor.frontier, StreamCursor.settled).where(
+        StreamCursor.node_id == peer.node_id, StreamCursor.stream == stream
+    )
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return OwnCursor() if row is None else OwnCursor(*row)
 
 
 def stored_position(connection: Connection, peer: PeerRow, stream: str) -> StoredPosition:
@@ -267,10 +300,15 @@ def known_letters(
 def letter_usage(
     connection: Connection, node_id: str, stream: str, ids: Collection[str]
 ) -> LetterUsage:
-    """Return how many unsettled dead letters a peer has, and how many of ``ids`` have one."""
+    """Return how many unsettled dead letters a stream has, and how many of ``ids`` have one.
+
+    Each stream has room of its own: refused facts must not keep an order to forget out.
+    """
     rows, size = connection.execute(
         select(func.count(), func.sum(func.length(DeadLetter.payload))).where(
-            DeadLetter.node_id == node_id, DeadLetter.status != "resolved"
+            DeadLetter.node_id == node_id,
+            DeadLetter.stream == stream,
+            DeadLetter.status != "resolved",
         )
     ).one()
     letters = known_letters(connection, node_id, stream, ids)

@@ -57,6 +57,27 @@ def reset_cursor(
     return row
 
 
+def reset_beside(
+    connection: Connection,
+    peer: PeerRow,
+    stream: str,
+    text: str | None,
+    actor: str,
+    clock: Clock,
+    *,
+    event: str = events.CURSOR_RESET,
+) -> None:
+    """Set a stream that stands beside the facts to ``text`` (None: the beginning).
+
+    A page in flight compares the row, and a new pass begins there.
+    """
+    standings.enlist(connection, peer.node_id, clock)
+    before = reads.stream_row(connection, peer, stream)
+    positions.write_position(connection, peer, stream, Position(frontier=text, settled=text))
+    detail = {"stream": stream, "before": before.cursor if before else None, "after": text}
+    events.note(connection, peer.node_id, event, actor, detail, clock)
+
+
 def store_manifest(
     connection: Connection,
     peer: PeerRow,

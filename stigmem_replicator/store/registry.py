@@ -16,11 +16,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.replication.states import Standing
-from stigmem_replicator.store import reads, schema, standings
+from stigmem_replicator.store import reads, schema, standings, streams
 from stigmem_replicator.store.engine import Database, local_errors, reading
 from stigmem_replicator.store.node_models import ReplicationCursor
-from stigmem_replicator.store.own_models import PeerStatus
+from stigmem_replicator.store.own_models import TOMBSTONES, PeerStatus
 from stigmem_replicator.store.reads import INBOUND, CursorRow, PeerRow
+from stigmem_replicator.store.streams import StreamView
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Sight:
     last_success_ms: int | None = None
     certificate_not_after_ms: int | None = None
     upstream_lag_ms: int | None = None
+    tombstones: StreamView | None = None
 
     @property
     def workable(self) -> bool:
@@ -51,7 +53,7 @@ class Sight:
         return self.peer.status == "active" and self.paused_at_ms is None
 
 
-_OTHERS: Final = frozenset({"peer", "cursor", "standing"})
+_OTHERS: Final = frozenset({"peer", "cursor", "standing", "tombstones"})
 _OWN: Final = tuple(item.name for item in fields(Sight) if item.name not in _OTHERS)
 """What of a sight stands in our own table, under the same names."""
 
@@ -131,7 +133,13 @@ def _sights(connection: Connection) -> dict[str, Sight]:
         }
         for row in rows
     }
+    beside = streams.views(connection, TOMBSTONES)
     return {
-        peer.node_id: Sight(peer, cursors.get(peer.id), **ours.get(peer.node_id, {}))
+        peer.node_id: Sight(
+            peer,
+            cursors.get(peer.id),
+            **ours.get(peer.node_id, {}),
+            tombstones=beside.get(peer.node_id),
+        )
         for peer in reads.peers(connection)
     }

@@ -112,14 +112,6 @@ class Note:
         return values
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A peer that this process works on now: its commit number and how it stands."""
-
-    commit_number: int
-    standing: Standing
-
-
 def enlist(connection: Connection, node_id: str, clock: Clock) -> None:
     """Give a peer its row and number unless it has them."""
     enlist_all(connection, [node_id], clock)
@@ -148,13 +140,6 @@ def enlist_all(connection: Connection, node_ids: Sequence[str], clock: Clock) ->
         ],
     )
     return numbers | given
-
-
-def commit_number(connection: Connection, node_id: str) -> int:
-    """Return how many commits of ours a peer has had."""
-    return connection.execute(
-        select(PeerStatus.commit_number).where(PeerStatus.node_id == node_id)
-    ).scalar_one()
 
 
 def holder(connection: Connection, node_id: str) -> Holder | None:
@@ -186,8 +171,8 @@ def standing_of(row: Row[Any]) -> Standing:
     return Standing(**{**values, "state": PeerState(values["state"])})
 
 
-def take(connection: Connection, node_ids: Collection[str], process: Holder) -> dict[str, Taken]:
-    """Note that a process works on these peers now, and return what it needs to know of each.
+def take(connection: Connection, node_ids: Collection[str], process: Holder) -> dict[str, Standing]:
+    """Note that a process works on these peers now, and return how each of them stands.
 
     Whoever wanted one of them has it or asks again.  Raises :class:`LocalError` when a newer
     version has changed our tables since this process looked at them: whoever changes them holds
@@ -209,11 +194,9 @@ def take(connection: Connection, node_ids: Collection[str], process: Holder) -> 
         )
     )
     rows = connection.execute(
-        select(PeerStatus.node_id, PeerStatus.commit_number, *STANDING).where(
-            PeerStatus.node_id.in_(ids)
-        )
+        select(PeerStatus.node_id, *STANDING).where(PeerStatus.node_id.in_(ids))
     )
-    return {row.node_id: Taken(row.commit_number, standing_of(row)) for row in rows}
+    return {row.node_id: standing_of(row) for row in rows}
 
 
 def let_go(
@@ -239,18 +222,6 @@ def let_go(
         .where(PeerStatus.node_id.in_(ids))
         .values(holder_host=None, holder_pid=None, holder_command=None, holder_since_ms=None)
     )
-
-
-def leave(
-    connection: Connection,
-    notes: Sequence[Note],
-    node_ids: Collection[str],
-    wanted: Mapping[str, str],
-    clock: Clock,
-) -> None:
-    """Write how peers stand and then let go of them, as :func:`write` and :func:`let_go` do."""
-    write(connection, notes, clock)
-    let_go(connection, node_ids, wanted, clock)
 
 
 def want_no_more(connection: Connection, node_id: str, process: Holder) -> None:

@@ -184,6 +184,7 @@ def letters(
     connection: Connection,
     *,
     node_id: str | None = None,
+    stream: str | None = None,
     reason: str | None = None,
     status: str | None = None,
     entry_id: str | None = None,
@@ -203,6 +204,7 @@ def letters(
     query = select(*columns).order_by(DeadLetter.last_seen_at_ms.desc(), DeadLetter.entry_id)
     for column, wanted in (
         (DeadLetter.node_id, node_id),
+        (DeadLetter.stream, stream),
         (DeadLetter.reason, reason),
         (DeadLetter.status, status),
         (DeadLetter.entry_id, entry_id),

@@ -12,15 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import cid, hlc, signatures
 from stigmem_replicator.protocol.envelope import Entry, PlainEntry, SignedEntry
 from stigmem_replicator.protocol.fact import INTERPRETATIONS, SCOPES, Fact
-from stigmem_replicator.trust.keys import parse_time
+from stigmem_replicator.protocol.times import parse_time
+from stigmem_replicator.trust.origins import refuse_relayed
 from stigmem_replicator.trust.tenants import DEFAULT_TENANT, Denied, TenantPolicy, local_tenant
+from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
 
 JUDGEMENT_VERSION: Final = 2
 """Raised when a check changes, so that what was refused before is judged again."""
@@ -81,33 +83,6 @@ class Admit:
     def cid(self) -> str | None:
         """The content id under which the fact is stored."""
         return self.new_cid or self.entry.fact.cid
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """The fact is here already, unchanged."""
-
-    fact_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """One check failed: the entry becomes a dead letter.
-
-    ``facts`` are the values that its audit rows record beside the reason.
-    """
-
-    reason: Reason
-    detail: str
-    facts: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BlockPeer:
-    """No entry of this peer can be admitted before an operator decides."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +162,9 @@ def origin_fits(entry: Entry, policy: FactPolicy) -> bool:
 def _check_origin(entry: SignedEntry, policy: FactPolicy) -> Reject | None:
     fact, origin = entry.fact, entry.origin
     if origin.node_id != policy.sender_node_id:
-        return _refuse_relayed(origin.node_id, policy)
+        return refuse_relayed(
+            "fact", origin, enabled=policy.relay_enabled, trusted=policy.relay_trusted
+        )
     if fact.cid is None:
         return Reject(Reason.CID_REQUIRED, "fact.cid is missing")
     if not origin.entity_uri:
@@ -205,15 +182,6 @@ def _check_origin(entry: SignedEntry, policy: FactPolicy) -> Reject | None:
     if not signatures.verifies(entry.origin_sig, body, policy.keys):
         return Reject(Reason.ORIGIN_SIG_INVALID, "no key of the origin made this signature")
     return None
-
-
-def _refuse_relayed(node_id: str, policy: FactPolicy) -> Reject:
-    detail = f"the fact originates at {node_id[:120]}"
-    if not policy.relay_enabled:
-        return Reject(Reason.ORIGIN_NOT_SENDER, f"{detail} and relay is off here")
-    if not policy.relay_trusted:
-        return Reject(Reason.RELAY_SENDER_NOT_TRUSTED, f"{detail} and the sender may not relay")
-    return Reject(Reason.RELAY_UNSUPPORTED, f"{detail}; relayed facts are not admitted yet")
 
 
 def _check_grant(entry: SignedEntry, policy: FactPolicy) -> Reject | None:

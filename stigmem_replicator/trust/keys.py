@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from stigmem_replicator.protocol.signatures import canonical_json, verifies
+from stigmem_replicator.protocol.times import parse_time
 
 VALIDITY_MAX: Final = timedelta(days=730)
 ROTATIONS_MAX: Final = 100
@@ -100,15 +101,6 @@ class Manifest:
         """Say whether the manifest is past its end at ``now`` (an unreadable end is)."""
         expires = parse_time(self.expires_at)
         return expires is None or expires <= now
-
-
-def parse_time(text: str) -> datetime | None:
-    """Read an ISO 8601 time, taking one without an offset as UTC; None when it does not read."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def parse_manifest(document: object) -> Manifest:
@@ -210,3 +202,17 @@ def signing_keys(manifest: Manifest, now: datetime, grace: timedelta) -> frozens
         if last.previous_public_key and rotated is not None and now - rotated <= grace:
             keys.add(last.previous_public_key)
     return frozenset(keys)
+
+
+def issuer_key(manifest: Manifest, key_id: str) -> str | None:
+    """Return the key of an organisation that it calls ``key_id``, None when it names none so.
+
+    That is its current key or one that it ever rotated to; unlike :func:`signing_keys` this
+    knows no time, since what it signs, a tombstone, is kept for good.
+    """
+    if manifest.key_id == key_id:
+        return manifest.public_key
+    for rotation in manifest.rotations:
+        if rotation.new_key_id == key_id:
+            return rotation.new_public_key
+    return None

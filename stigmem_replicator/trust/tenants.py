@@ -1,4 +1,4 @@
-"""Into which local tenant a peer's facts go, or why into none.
+"""Into which local tenant a peer's facts and tombstones go, or why into none.
 
 The rules are the node's and deny by default: a tenant is only kept apart when the node's
 multi-tenant plugin is active, and a separate process cannot see that, so it is told.
@@ -46,12 +46,17 @@ def local_tenant(policy: TenantPolicy, origin_tenant: str) -> str | Denied:
         return Denied(detail, whole_peer=False)
     if policy.plugin_active:
         return Denied("the node is multi-tenant and the peer has no tenant map", whole_peer=True)
+    return ingest_tenant(policy)
+
+
+def ingest_tenant(policy: TenantPolicy) -> str | Denied:
+    """Return the one local tenant of a peer whose entries name none, as tombstones do not."""
     if not policy.ingest_tenant:
         if policy.hosts_tenants:
             detail = "the node hosts several tenants and the peer has no ingest_tenant"
             return Denied(detail, whole_peer=True)
         return DEFAULT_TENANT
-    if policy.ingest_tenant != DEFAULT_TENANT:
+    if policy.ingest_tenant != DEFAULT_TENANT and not policy.plugin_active:
         detail = f"ingest_tenant {policy.ingest_tenant[:60]!r} needs the multi-tenant plugin"
         return Denied(detail, whole_peer=True)
-    return DEFAULT_TENANT
+    return policy.ingest_tenant

@@ -25,8 +25,8 @@ import anyio.lowlevel
 
 from stigmem_replicator.clock import SystemClock, SystemRandom, system_new_id
 from stigmem_replicator.engine.identity import load_identity
-from stigmem_replicator.engine.pull import Pull, Wishes
-from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.pull import Pull, Streams, Wishes
+from stigmem_replicator.engine.report import PullReport, TombstoneReport
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
@@ -149,13 +149,15 @@ class Arena:
         report = PullReport()
         try:
             with make_locks(database) as locks:
-                around = _surroundings(database, self.settings, locks, row_budget)
+                around = surroundings(database, self.settings, locks, row_budget)
                 with reading(database) as connection:
                     peers = reads.peers(connection)
                 (peer,) = [peer for peer in peers if peer.node_id == self.pair.origin.node_id]
                 for body in bodies:
                     self._server.body = body
-                    pull = Pull(peer, Wishes(), around, report, _ignore, _ignore)
+                    wishes = Wishes(streams=Streams.FACTS)
+                    beside = TombstoneReport()
+                    pull = Pull(peer, wishes, around, report, beside, _ignore, _ignore)
                     await pull.run()
         finally:
             database.close()
@@ -212,9 +214,10 @@ def arena_of(
         yield Arena(pair, dialect, settings, inside, server, *snapshots, folder, threads)
 
 
-def _surroundings(
+def surroundings(
     database: Database, settings: Settings, locks: PeerLocks, row_budget: int | None
 ) -> Surroundings:
+    """The parts of a process of ours that waits for nothing."""
     clock = SystemClock()
     writer = Writer(database, settings, clock, _no_sleep, SystemRandom())
     if row_budget is not None:

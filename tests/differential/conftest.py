@@ -116,6 +116,7 @@ class Both:
             ended = self.inside.ingest_pages(origin.node_id, bodies) if node_too else []
             said = self.cli(
                 *("pull", "--peer", origin.node_id, "--json", "--wait", "0"),
+                *("--stream", "facts"),
                 db=self.our_database,
                 env=self._environ(),
                 check=False,

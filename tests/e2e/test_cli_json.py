@@ -19,6 +19,8 @@ from tests.pages.origin import now_ms
 from tests.pages.poison import poison, serve
 from tests.pages.receiver import Receiver
 from tests.pages.server import Exchange, PageServer
+from tests.pages.tombstone_poison import serve_poison, tombstone_poison
+from tests.pages.tombstones import add_revocation, add_tombstone, add_tombstones
 
 if TYPE_CHECKING:
     from tests.e2e.here import Here
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.e2e.here", "tests.pages.fixtures")
 
 OTHER = "stigmem:node:other"
+OF_TOMBSTONES = (
+    *("reason", "detail", "hint", "last_attempt_ms", "caught_up_ms", "not_before_ms"),
+    *("next_attempt_ms", "token_not_after_ms"),
+)
+WANTED = "capability_required"
 EXPORTS = {"cursor export", "dead-letters export"}
 
 
@@ -69,6 +76,9 @@ class Recorder:
             self(command)
         self("cursor export", "--with-state")
         self("cursor history", "--peer", node_id)
+        for stream in ("tombstones", "revocations"):
+            self("cursor show", "--stream", stream)
+            self("cursor history", "--peer", node_id, "--stream", stream)
 
 
 @pytest.fixture
@@ -123,6 +133,10 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
         server.origin.add(hlc=f"{now_ms() - hours * 3_600_000}.0")
     serve(server.origin, poison("a content beside its id"))
     server.always = lagging
+    add_revocation(server.origin, add_tombstone(server.origin, "person:kim")["id"])
+    add_tombstones(server.origin, 1)
+    for kind in ("a relayed tombstone", "a relayed revocation"):
+        serve_poison(server.origin, tombstone_poison(kind))
     record("pull", "--peer", name, STIGMEM_REPLICATOR_PAGE_SIZE="1")
     for who, *words in (
         (OTHER, "reset", "--yes"),
@@ -142,7 +156,12 @@ def replicate(here: Here, record: Recorder, receiver: Receiver, server: PageServ
         " holder_command = 'pull', certificate_not_after_ms = 1, wanted_by = 'w', wanted_at_ms = ?",
         [now_ms() + 3_600_000],
     )
-    record.everything(name)
+    # And while its tombstones are blocked, or nothing is known of them but that.
+    for value in ("1", "NULL"):
+        columns = ", ".join(f"{column} = {value}" for column in OF_TOMBSTONES)
+        receiver.execute(f"UPDATE replicator_streams SET {columns}, state = 'blocked'")  # noqa: S608
+        receiver.execute("UPDATE replicator_streams SET reason = ? WHERE reason = '1'", [WANTED])
+        record.everything(name)
     look_at_the_daemon(record, receiver, name)
     # A peer that is blocked, and then one whose reason is not known.
     for reason in ("'key_changed', detail = 'd'", "NULL, detail = NULL"):

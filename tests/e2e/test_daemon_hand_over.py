@@ -7,9 +7,10 @@ would not look again for an hour.  The tests share it; each leaves both peers wi
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -242,14 +243,36 @@ def test_a_pause_with_an_end_ends_by_itself(world: World, here: Here) -> None:
     assert world.daemon.row(world.quiet)["paused_at_ms"] is None
 
 
+@contextmanager
+def frozen_between_writes(world: World) -> Iterator[None]:
+    """Have the daemon stand still; in the middle of a write it would keep the database too."""
+    deadline = time.monotonic() + SOON_S
+    while True:
+        with world.daemon.frozen():
+            if writable(world.receiver.database):
+                yield
+                return
+        assert time.monotonic() < deadline, "it writes without end"
+
+
+def writable(database: Path) -> bool:
+    """Say whether nobody has the database's write lock."""
+    with closing(sqlite3.connect(database, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.rollback()
+        return True
+
+
 def test_a_daemon_that_stands_still_is_named(world: World, here: Here) -> None:
     """A pull that does not get the peer in time is exit 8 and says who has it."""
     new = world.quiet.origin.add()
     words = ("pull", "--peer", world.quiet.node_id)
-    # Stopped in the middle of a write it would keep the database too.
     held = world.busy.hold()
     held.wait()
-    with world.daemon.frozen():
+    with frozen_between_writes(world):
         held.let_go()
         said = here(*words, "--wait", "1", db=world.receiver.database)
     assert f"process {world.daemon.pid} on " in (line := said.failed_among("peer_held", 8))

@@ -40,10 +40,10 @@ def test_a_peer_that_is_drained(known: Peers) -> None:
     )
     cells = known.cells()
     assert list(cells) == [
-        "PEER", "STATE", "LAG", "RATE", "FAILURES", "NEXT ATTEMPT", "CAUGHT UP",
+        "PEER", "STATE", "LAG", "RATE", "FAILURES", "NEXT ATTEMPT", "CAUGHT UP", "TOMBSTONES",
     ]  # fmt: skip
     assert list(cells.values()) == [
-        known.node_id, "catching_up", "4 h", "1500/s", "0", "now", "never",
+        known.node_id, "catching_up", "4 h", "1500/s", "0", "now", "never", "-",
     ]  # fmt: skip
     assert known.lines()["rate"] == "1500/s new"
     assert "next step" not in known.lines()

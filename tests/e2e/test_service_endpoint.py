@@ -100,10 +100,11 @@ def in_the_metrics(running: Daemon) -> Words:
 
 
 def in_the_log(running: Daemon) -> Words:
-    """The last line about each peer."""
+    """The last line about each peer; one about its tombstones names that stream."""
     return {
         line["peer"]: (line["state"], line.get("reason"))
         for line in running.said("federation.peer.state")
+        if "stream" not in line
     }
 
 

@@ -22,6 +22,8 @@ from tests.e2e import machine as machines
 from tests.e2e.machine import CODE, Machine
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer
+from tests.pages.tombstone_endpoint import CAPABILITY
+from tests.pages.tombstones import add_tombstone
 
 if TYPE_CHECKING:
     from tests.nodes.certificates import Authority
@@ -200,3 +202,42 @@ def test_a_wrong_command_line_is_not_tried_again(service: Service) -> None:
     assert (service.shown("ActiveState"), service.shown("ExecMainStatus")) == ("failed", "2")
     assert service.shown("NRestarts") == "0"
     (service.machine.root / wrong.lstrip("/")).unlink()
+
+
+def test_a_capability_token_is_a_credential_or_a_file(
+    service: Service, tls_server: PageServer
+) -> None:
+    """As a credential it is named by where systemd puts it; as a file it needs no restart."""
+    endpoint, machine = tls_server.tombstone_endpoint, service.machine
+    endpoint.demands_capability = True
+    add_tombstone(tls_server.origin, "person:kim")
+    token = f"{FOLDER}/munich.token"
+    table = f'[peer."{tls_server.node_id}"]\ncapability_token_file = '
+    given = f'"/run/credentials/{UNIT}/munich.token"\n'
+    machine.write(token, endpoint.capabilities.issue(tls_server.origin), 0o600)
+    machine.write(f"{DROP_INS}/token.conf", f"[Service]\nLoadCredential=munich.token:{token}\n")
+    machine.write(f"{FOLDER}/config.toml", f"{SETTINGS}{table}{given}")
+    machine.run("systemctl", "daemon-reload")
+    service.do("start")
+    service.wait_for(lambda: answered(tls_server), "they are asked for with the credential")
+    assert '"level": "warning"' not in machine.journal(UNIT)
+
+    service.do("stop")
+    (machine.root / f"{DROP_INS}/token.conf".lstrip("/")).unlink()
+    machine.write(f"{FOLDER}/config.toml", SETTINGS)
+    machine.run("systemctl", "daemon-reload")
+    endpoint.requests.clear()
+    service.do("start")
+    service.wait_for(lambda: endpoint.requests, "they are asked for without a token")
+    owned = ("install", "-o", "stigmem", "-m", "600")
+    machine.run(*owned, token, f"{token}.new")
+    machine.run("mv", f"{token}.new", token)
+    machine.write(f"{FOLDER}/config.toml", f'{SETTINGS}{table}"munich.token"\n')
+    service.do("reload")
+    service.wait_for(lambda: answered(tls_server), "they are asked for with the file")
+
+
+def answered(server: PageServer) -> bool:
+    """Whether the last request for tombstones had a capability token that was taken."""
+    requests = server.tombstone_endpoint.requests
+    return bool(requests) and requests[-1].bearer == CAPABILITY and not requests[-1].refused

@@ -144,6 +144,8 @@ DOCUMENT = {
     "upstream_lag_ms": (int, type(None)),
     "cursor": (str, type(None)),
     "error": (dict, type(None)),
+    "stream": str,
+    "tombstones": (dict, type(None)),
 }
 
 

@@ -18,8 +18,8 @@ import anyio.lowlevel
 
 from stigmem_replicator.clock import SystemRandom, system_new_id
 from stigmem_replicator.engine.identity import load_identity
-from stigmem_replicator.engine.pull import Pull, Wishes
-from stigmem_replicator.engine.report import PullReport
+from stigmem_replicator.engine.pull import Pull, Streams, Wishes
+from stigmem_replicator.engine.report import PullReport, TombstoneReport
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.engine.writer import Writer
@@ -84,6 +84,7 @@ class Engine:
 
     around: Surroundings
     report: PullReport = field(default_factory=PullReport)
+    tombstone_report: TombstoneReport = field(default_factory=TombstoneReport)
     told: list[str] = field(default_factory=list)
     pages: list[tuple[int, int]] = field(default_factory=list)
     """After each page: how many pages, and how many new facts."""
@@ -94,9 +95,11 @@ class Engine:
         (peer,) = [peer for peer in peers if peer.node_id == server.node_id]
         return Pull(
             peer,
-            wishes or Wishes(),
+            # Where sleep takes no time, tombstones are asked for over and over beside the facts.
+            wishes or Wishes(streams=Streams.FACTS),
             self.around,
             self.report,
+            self.tombstone_report,
             on_page=lambda report: self.pages.append((report.pages, report.counts.admitted)),
             tell=self.told.append,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stigmem_replicator.engine import supervisor
+from stigmem_replicator.engine import running, supervisor
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store import apply, events, standings
 from stigmem_replicator.store.apply import Point
@@ -61,7 +61,7 @@ async def test_a_wanted_peer_is_handed_over(
     """The batch in commit is finished, nothing after it; `elsewhere` names who wanted the peer."""
     server.origin.add_many(30)
     ending = threading.Event()
-    end_all = supervisor._end_all  # noqa: SLF001 - the moment at which tasks are cancelled
+    end_all = running.end_all  # the moment at which tasks are cancelled
 
     async def told(items: Any) -> None:  # noqa: ANN401 - as the original
         items = list(items)
@@ -72,7 +72,7 @@ async def test_a_wanted_peer_is_handed_over(
     def await_ending() -> None:
         ending.wait(WAIT_S)
 
-    monkeypatch.setattr(supervisor, "_end_all", told)
+    monkeypatch.setattr(supervisor, "end_all", told)
     monkeypatch.setattr(supervisor, "WANTED_SECONDS", LEFT_S)
     points.on(Point.BEFORE_BEGIN, 2, lambda: want(adopted, server))
     points.on(Point.BEFORE_COMMIT, 2, await_ending)
@@ -134,16 +134,16 @@ async def test_a_peer_that_could_not_be_let_go_of_is_kept(
     adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it is written that nobody has it, it is ours; whoever wanted it is not forgotten."""
-    monkeypatch.setattr(supervisor, "WANTED_SECONDS", LEFT_S)
-    left, held = standings.leave, list[bool]()
+    monkeypatch.setattr(supervisor, "WANTED_SECONDS", 4 * LEFT_S)
+    left, held = standings.let_go, list[bool]()
 
-    def leave(connection: Any, *words: Any) -> None:  # noqa: ANN401 - the original's
+    def let_go(connection: Any, *words: Any) -> None:  # noqa: ANN401 - the original's
         held.append(daemon.around.locks.holds(daemon.row(server)["number"]))
         if len(held) < 3:
             raise LocalError(Reason.DATABASE_FAILED, "it failed")
         left(connection, *words)
 
-    monkeypatch.setattr(standings, "leave", leave)
+    monkeypatch.setattr(standings, "let_go", let_go)
     async with daemon_of(adopted, poll_interval_s=POLL_S) as daemon:
         await daemon.until_state(server, "idle")
         want(adopted, server)

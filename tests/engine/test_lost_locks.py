@@ -139,7 +139,8 @@ async def test_an_idle_daemon_sees_which_peers_it_lost(
     receiver.adopt(second_server)
     location = receiver.store.location
     with capture_logs() as told:
-        async with daemon_of(receiver, location=location, poll_interval_s=NEVER_S) as daemon:
+        waits = {"poll_interval_s": NEVER_S, "tombstone_interval_s": NEVER_S}
+        async with daemon_of(receiver, location=location, **waits) as daemon:
             for peer in (server, second_server):
                 await daemon.until_state(peer, "idle")
             holds = daemon.around.locks.holds

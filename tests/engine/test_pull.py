@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
 from stigmem_replicator.engine import writer
-from stigmem_replicator.engine.pull import Wishes
+from stigmem_replicator.engine.pull import Streams, Wishes
 from stigmem_replicator.errors import LocalError, PeerBlockedError, Reason, UnknownPeerError
 from stigmem_replicator.store import apply
 from stigmem_replicator.store.apply import Point
@@ -104,7 +104,7 @@ async def test_a_dry_run_counts_what_a_pull_then_does(
         server.origin.add_many(3)
         serve(server.origin, poison("a content beside its id"))
     with engine_of(adopted) as dry:
-        await dry.pull(server, Wishes(dry_run=True)).run()
+        await dry.pull(server, Wishes(streams=Streams.FACTS, dry_run=True)).run()
     assert adopted.count("facts") == 0
     with engine_of(adopted) as wet:
         await wet.pull(server).run()

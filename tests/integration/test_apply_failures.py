@@ -16,7 +16,8 @@ from stigmem_replicator.store.apply import (
     Point,
 )
 from stigmem_replicator.store.engine import Database, open_database, writing
-from stigmem_replicator.store.reads import CursorRow
+from stigmem_replicator.store.own_models import TOMBSTONES
+from stigmem_replicator.store.reads import CursorRow, OwnCursor
 from tests.integration.world import (
     REFUSED_BY_SCHEMA,
     SQLITE_ONLY,
@@ -24,11 +25,11 @@ from tests.integration.world import (
     add_fact,
     admitted,
     batch_write,
+    commits,
     committed,
     full_write,
     planned,
     rejected,
-    status,
 )
 from tests.nodes.database import NodeDatabase
 from tests.unit.signed import NOW
@@ -79,15 +80,21 @@ def test_after_the_commit_an_interruption_loses_nothing(
     crash_at(Point.AFTER_COMMIT)
     with pytest.raises(KeyboardInterrupt):
         apply.apply(database, write, clock)
-    assert status(node)["commit_number"] == 1
+    assert commits(node) == 1
     assert node.rows("replication_cursors")[0]["cursor"] == "5.0"
 
 
 class LostAnswer:
-    """Takes the place of the driver's COMMIT: the first one fails, having committed or not."""
+    """Takes the place of the driver's COMMIT: the first one fails, having committed or not.
 
-    def __init__(self, node: NodeDatabase, *, commits: bool) -> None:
+    ``meanwhile`` happens before anybody can ask what became of it.
+    """
+
+    def __init__(
+        self, node: NodeDatabase, *, commits: bool, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self.commits = commits
+        self.meanwhile = meanwhile
         self.calls = 0
         driver = sqlite3 if node.backend == "sqlite" else psycopg
         self.error: Exception = driver.OperationalError("disk I/O error")
@@ -97,6 +104,9 @@ class LostAnswer:
         if self.calls > 1 or self.commits:
             connection.commit()
         if self.calls == 1:
+            if not self.commits:
+                connection.rollback()
+            self.meanwhile()
             raise self.error
 
 
@@ -110,10 +120,11 @@ def test_a_lost_answer_of_a_commit_that_happened_is_a_commit(
         broken.setattr(database.write.dialect, "do_commit", lost)
         outcome = committed(database, write, clock)
     assert lost.calls > 0
-    assert outcome.commit_number == status(node)["commit_number"] == 1
+    assert commits(node) == 1
     assert outcome.row == CursorRow("5.0", NOW.isoformat())
     following = planned([admitted("f-9", entity="other")])
-    committed(database, batch_write(following, row=outcome.row, commit_number=1), clock)
+    committed(database, batch_write(following, row=outcome.row), clock)
+    assert commits(node) == 2
 
 
 def test_a_commit_that_failed_is_a_failure(
@@ -129,6 +140,47 @@ def test_a_commit_that_failed_is_a_failure(
     assert caught.value.reason is Reason.DATABASE_FAILED
     assert node.dump() == before
     committed(database, write, clock)
+
+
+@pytest.mark.parametrize("commits_it", [True, False])
+def test_a_commit_of_another_stream_before_is_not_mistaken_for_a_lost_one(
+    database: Database,
+    node: NodeDatabase,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    commits_it: bool,
+) -> None:
+    """The streams of a peer share its commit number, which is looked at inside the transaction."""
+    write = full_write(node)
+    letter = planned([rejected("t-1", Reason.WAITING_FOR_KEY)])
+    committed(database, batch_write(letter, row=OwnCursor(), stream=TOMBSTONES), clock)
+    with monkeypatch.context() as broken:
+        broken.setattr(database.write.dialect, "do_commit", LostAnswer(node, commits=commits_it))
+        if commits_it:
+            committed(database, write, clock)
+        else:
+            with pytest.raises(LocalError):
+                apply.apply(database, write, clock)
+    assert commits(node) == 1 + commits_it
+    assert len(node.rows("replication_cursors")) == commits_it
+
+
+def test_a_commit_of_whoever_took_the_peer_meanwhile_is_not_mistaken_for_a_lost_one(
+    database: Database, node: NodeDatabase, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number is raised by one, but not by us: the batch is not there, and nobody says so."""
+    write = full_write(node)
+
+    def other_took_it() -> None:
+        node.run("UPDATE replicator_peers SET commit_number = 1, holder_pid = 4712")
+
+    lost = LostAnswer(node, commits=False, meanwhile=other_took_it)
+    with monkeypatch.context() as broken:
+        broken.setattr(database.write.dialect, "do_commit", lost)
+        with pytest.raises(LocalError):
+            apply.apply(database, write, clock)
+    assert (commits(node), node.rows("replication_cursors")) == (1, [])
 
 
 def test_a_row_that_the_schema_refuses_fails_the_whole_batch(
@@ -164,8 +216,8 @@ def test_other_writers_are_noticed(
 ) -> None:
     """The data version changes when somebody else committed, not when we did."""
     first = committed(database, batch_write(planned([rejected("f-1")])), clock)
-    second = committed(database, batch_write(planned([rejected("f-2")]), commit_number=1), clock)
+    second = committed(database, batch_write(planned([rejected("f-2")])), clock)
     assert first.data_version == second.data_version
     add_fact(node, "x")
-    third = committed(database, batch_write(planned([rejected("f-3")]), commit_number=2), clock)
+    third = committed(database, batch_write(planned([rejected("f-3")])), clock)
     assert third.data_version != second.data_version

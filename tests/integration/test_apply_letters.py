@@ -31,7 +31,7 @@ def test_a_letter_that_comes_again_is_renewed_and_counted(
     node.run("UPDATE replicator_dead_letters SET status = 'discarded'")
     again = rejected("f-1", Reason.CID_MISMATCH, size=9)
     batch = planned([again], now_ms=NOW_MS + 5, generation="g2")
-    committed(database, batch_write(batch, commit_number=1), clock)
+    committed(database, batch_write(batch), clock)
     got = letter(node)
     assert (got["reason"], got["payload"]) == ("cid_mismatch", again.payload.decode())
     assert (got["payload_hash"], got["generation"]) == (again.payload_hash, "g2")
@@ -47,7 +47,7 @@ def test_an_entry_refused_before_is_only_counted(
     before = letter(node)
     clock.advance(3600)
     seen = Judged("f-1", RefusedBefore(Reason.CID_MISMATCH, touch=True))
-    committed(database, batch_write(planned([seen]), commit_number=1), clock)
+    committed(database, batch_write(planned([seen])), clock)
     touched = {"last_seen_at_ms": NOW_MS + 3_600_000, "times_seen": 2}
     assert letter(node) == {**before, **touched}
     assert letter(node, "f-2")["times_seen"] == 1
@@ -60,7 +60,7 @@ def test_a_letter_is_settled_when_its_entry_is_admitted(
     """The letter stays as a record and gives its payload back."""
     committed(database, batch_write(planned([rejected("f-1"), rejected("f-2")])), clock)
     batch = planned([admitted("f-1")], open_letters=["f-1"])
-    committed(database, batch_write(batch, commit_number=1), clock)
+    committed(database, batch_write(batch), clock)
     assert (letter(node)["status"], letter(node)["payload"]) == ("resolved", None)
     assert letter(node, "f-2")["status"] == "open"
 
@@ -72,7 +72,7 @@ def test_the_oldest_payloads_go_first(
     size = len(rejected("f-1", size=100).payload)
     for number in range(4):
         batch = planned([rejected(f"f-{number}", size=100)], now_ms=NOW_MS + number)
-        write = batch_write(batch, commit_number=number, letter_bytes=2 * size)
+        write = batch_write(batch, letter_bytes=2 * size)
         committed(database, write, clock)
     kept = {row["entry_id"]: row["payload"] is not None for row in letters(node)}
     assert kept == {"f-0": False, "f-1": False, "f-2": True, "f-3": True}
@@ -94,7 +94,7 @@ def test_other_peers_payloads_are_not_trimmed(
     committed(database, batch_write(planned([rejected("f-1", size=100)])), clock)
     node.run("UPDATE replicator_dead_letters SET node_id = 'stigmem:node:other'")
     batch = planned([rejected("f-2", size=100)])
-    committed(database, batch_write(batch, commit_number=1, letter_bytes=1), clock)
+    committed(database, batch_write(batch, letter_bytes=1), clock)
     assert letter(node, "f-1")["payload"] is not None
     assert letter(node, "f-2")["payload"] is None
 

@@ -20,8 +20,14 @@ from tests.nodes.database import NodeDatabase
 from tests.nodes.environment import REPOSITORY
 from tests.unit.signed import NOW_MS
 
-FIRST, SECOND = "0001", "0002"
+FIRST, SECOND, THIRD = "0001", "0002", "0003"
 OF_SECOND = {"certificate_not_after_ms", "upstream_lag_ms", "upstream_lag_at_ms"}
+OF_THIRD = {
+    *("next_attempt_ms", "paused_at_ms", "paused_until_ms", "resumed_at_ms", "wanted_at_ms"),
+    *("turn_ms", "turn_admitted", "vanished_at_ms"),
+}
+TEXTS_OF_THIRD = {"hint", "paused_by", "pause_reason", "wanted_by"}
+TABLE_OF_FOURTH = "replicator_streams"
 HOLDER = Holder("host-1", 4711, "pull", NOW_MS)
 OPENED = """
 import sys
@@ -84,8 +90,11 @@ def fill(database: Database, node: NodeDatabase, revision: str) -> None:
     values = (HOLDER.host, HOLDER.pid, HOLDER.command, HOLDER.since_ms)
     for name, value in zip(holder, values, strict=True):
         node.run(f"UPDATE replicator_peers SET {name} = ? WHERE number = 7", value)  # noqa: S608
-    for name in sorted(OF_SECOND & set(node.columns("replicator_peers"))):
+    there = set(node.columns("replicator_peers"))
+    for name in sorted((OF_SECOND | OF_THIRD) & there):
         node.run(f"UPDATE replicator_peers SET {name} = 8")  # noqa: S608
+    for name in sorted(TEXTS_OF_THIRD & there):
+        node.run(f"UPDATE replicator_peers SET {name} = 'x'")  # noqa: S608
     of_stream: dict[str, object] = {"node_id": PEER.node_id, "stream": "facts"}
     node.insert("replicator_cursors", **of_stream, frontier="5.0", settled="4.0")
     node.insert("replicator_checkpoints", **of_stream, position="4.0", kept_at_ms=4)
@@ -101,7 +110,7 @@ def fill(database: Database, node: NodeDatabase, revision: str) -> None:
 
 
 def contents(node: NodeDatabase, columns: Collection[str]) -> dict[str, list[dict[str, object]]]:
-    """Every row of our tables; of the peers these columns only."""
+    """Every row of the tables that there were always; of the peers these columns only."""
     return {
         table: [
             {name: value for name, value in row.items() if name in columns}
@@ -110,10 +119,11 @@ def contents(node: NodeDatabase, columns: Collection[str]) -> dict[str, list[dic
             for row in node.rows(table, "1")
         ]
         for table in OwnBase.metadata.tables
+        if table != TABLE_OF_FOURTH
     }
 
 
-@pytest.mark.parametrize("revision", [FIRST, SECOND])
+@pytest.mark.parametrize("revision", [FIRST, SECOND, THIRD])
 def test_an_upgrade_loses_nothing(
     bare: Database, node: NodeDatabase, monkeypatch: pytest.MonkeyPatch, revision: str
 ) -> None:
@@ -136,12 +146,16 @@ def test_an_upgrade_loses_nothing(
         own_schema.check(connection, required=True)
     assert contents(node, columns) == before
     after = node.dump()
+    grown = set(node.columns("replicator_peers")) - columns
+    assert bool(grown) == (revision != THIRD)
     assert {name for name in others if others[name] != after[name]} == {
-        "replicator_peers",
+        *(["replicator_peers"] if grown else []),
         VERSION_TABLE,
     }
+    assert after.keys() - others.keys() == {TABLE_OF_FOURTH}
+    assert node.rows(TABLE_OF_FOURTH) == []
     for row in node.rows("replicator_peers"):
-        assert {value for name, value in row.items() if name not in columns} == {None}
+        assert {row[name] for name in grown} <= {None}
     assert not migrations.upgrade(bare)
     monkeypatch.setattr(own_schema, "HEAD_REVISION", revision)
     with pytest.raises(LocalError, match=f"at revision {HEAD_REVISION}, made by a newer version"):

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stigmem_replicator.clock import SystemClock
-from stigmem_replicator.observe.board import PeerPicture
+from stigmem_replicator.observe.board import PeerPicture, StreamPicture
 from stigmem_replicator.replication.states import PeerState
 from tests.integration.serving import PATHS, Served, serving
 from tests.json_document import deviations, tables
@@ -102,11 +102,24 @@ def test_the_status_is_as_described(alone: Served) -> None:
         rate_per_s=0.5,
         certificate_not_after_ms=NOW_MS,
         upstream_lag_ms=1,
+        tombstones=StreamPicture(
+            PeerState.BLOCKED,
+            reason="capability_required",
+            detail="it wants a token",
+            hint="ask for one",
+            since_ms=NOW_MS,
+            failures=1,
+            next_attempt_ms=NOW_MS,
+            caught_up_ms=NOW_MS,
+            token_not_after_ms=NOW_MS,
+            token_is_expiring=True,
+        ),
     )
+    unknown = peer("b", tombstones=StreamPicture(PeerState.CATCHING_UP))
     documents = []
     for shown in (
         picture(bare, wire_version=None, newest_migration=None),
-        picture(full, trouble=trouble(), own_certificate_not_after_ms=NOW_MS),
+        picture(full, unknown, trouble=trouble(), own_certificate_not_after_ms=NOW_MS),
     ):
         alone.board.picture = shown
         documents.append(json.loads(alone.text("/status")[1]))

@@ -87,7 +87,7 @@ def test_a_pull_by_hand_of_a_paused_peer_leaves_it_paused(
     pause(database, clock)
     paused = stands(database)
     with writing(database) as connection:
-        before = standings.take(connection, [PEER.node_id], HOLDER)[PEER.node_id].standing
+        before = standings.take(connection, [PEER.node_id], HOLDER)[PEER.node_id]
     assert before == paused
     write(database, clock, states.caught_up(states.taken(before, NOW_MS + 1), NOW_MS + 2, 30.0))
     with writing(database) as connection:

@@ -6,7 +6,7 @@ from stigmem_replicator.replication.session import Checkpoint, Position
 from stigmem_replicator.store import positions
 from stigmem_replicator.store.engine import Database, writing
 from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import CursorRow
+from stigmem_replicator.store.reads import CursorRow, StreamRow
 from tests.integration.world import PEER, FakeClock, progress
 from tests.nodes.database import NodeDatabase
 from tests.unit.signed import NOW, NOW_MS
@@ -15,13 +15,13 @@ from tests.unit.signed import NOW, NOW_MS
 def save(
     database: Database,
     clock: FakeClock,
-    row: CursorRow | None,
+    row: StreamRow,
     frontier: str | None,
     *,
     before: Position | None = None,
     settled: str | None = None,
     checkpoints: tuple[Checkpoint, ...] = (),
-) -> CursorRow | None:
+) -> StreamRow:
     done = progress(frontier, before=before, settled=settled, checkpoints=checkpoints)
     with writing(database) as connection:
         return positions.save(connection, PEER, FACTS, row, done, clock)

@@ -134,7 +134,7 @@ def test_known_facts_are_those_that_exist(bare: Database, node: NodeDatabase) ->
 def test_known_letters_are_those_of_the_stream(database: Database, clock: FakeClock) -> None:
     """A dead letter says why, of what and under which policy an entry was refused."""
     item = rejected("f-1", Reason.CID_LEGACY)
-    write = apply.BatchWrite(PEER, FACTS, None, 0, planned([item]), None)
+    write = apply.BatchWrite(PEER, FACTS, None, planned([item]), None)
     apply.apply(database, write, clock)
     with reading(database) as connection:
         known = reads.known_letters(connection, PEER.node_id, FACTS, ["f-1", "f-2"])

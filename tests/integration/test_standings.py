@@ -76,8 +76,11 @@ def test_who_works_on_peers_can_be_named(three: Database, node: NodeDatabase) ->
         taken = standings.take(connection, ["b", "a", "unknown"], HOLDER)
         assert standings.holder(connection, "b") == HOLDER
         assert standings.holder(connection, "unknown") is None
-    assert {node_id: peer.commit_number for node_id, peer in taken.items()} == {"b": 7, "a": 0}
-    assert taken["b"].standing == Standing(since_ms=NOW_MS, failures=3)
+    assert taken == {
+        "b": Standing(since_ms=NOW_MS, failures=3),
+        "a": Standing(since_ms=NOW_MS),
+    }
+    assert status(node, "b")["commit_number"] == 7
     assert holders(node) == {PEER.node_id: None, "b": 4711, "a": 4711}
     assert str(HOLDER) == "process 4711 on host-1 (pull)"
 
@@ -163,7 +166,8 @@ def test_what_is_left_to_say_is_written_before_a_peer_is_left(
     notes = [Note(PEER.node_id, THROTTLED, attempted_ms=7), Note("b", IDLE)]
     with writing(three) as connection:
         standings.take(connection, ALL, DAEMON)
-        standings.leave(connection, notes, ALL[:2], {PEER.node_id: str(HOLDER)}, clock)
+        standings.write(connection, notes, clock)
+        standings.let_go(connection, ALL[:2], {PEER.node_id: str(HOLDER)}, clock)
     assert holders(node) == {PEER.node_id: None, "b": None, "a": 12}
     assert (status(node)["last_attempt_ms"], status(node)["state"]) == (7, "elsewhere")
     assert stands(three, "b") == IDLE

@@ -84,8 +84,8 @@ def pulled(database: Database, clock: FakeClock, *raws: Document) -> Committed:
     batch = plan_batch(inspected.judged, found, inspected.open_letters, context, 10**9)
     with writing(database) as connection:
         process = standings.Holder("here", 1, "pull", 1)
-        number = standings.take(connection, [peer.node_id], process)[peer.node_id].commit_number
-    outcome = apply(database, BatchWrite(peer, FACTS, None, number, batch, None), clock)
+        standings.take(connection, [peer.node_id], process)
+    outcome = apply(database, BatchWrite(peer, FACTS, None, batch, None), clock)
     assert isinstance(outcome, Committed)
     return outcome
 

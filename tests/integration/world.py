@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from sqlalchemy.exc import IntegrityError
 
 from stigmem_replicator.errors import LocalError, Reason
-from stigmem_replicator.protocol import envelope
+from stigmem_replicator.protocol import document
 from stigmem_replicator.replication.plan import (
     Batch,
     ConflictKey,
@@ -26,8 +26,9 @@ from stigmem_replicator.store import apply
 from stigmem_replicator.store.apply import BatchWrite, Committed
 from stigmem_replicator.store.engine import Database
 from stigmem_replicator.store.own_models import FACTS
-from stigmem_replicator.store.reads import CursorRow, PeerRow
-from stigmem_replicator.trust.facts import Admit, Reject
+from stigmem_replicator.store.reads import PeerRow, StreamRow
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.verdicts import Reject
 from tests.nodes.database import NodeDatabase
 from tests.unit.signed import NOW_MS, SENDER, decoded, raw_entry
 
@@ -146,8 +147,8 @@ def admitted(fact_id: str, **fact: object) -> Judged:
 
 
 def rejected(entry_id: str, reason: Reason = Reason.CID_MISMATCH, *, size: int = 0) -> Judged:
-    payload = envelope.payload({"fact": {"id": entry_id, "pad": "x" * size}})
-    return Judged(entry_id, Reject(reason, "why"), payload, envelope.payload_hash(payload))
+    payload = document.payload({"fact": {"id": entry_id, "pad": "x" * size}})
+    return Judged(entry_id, Reject(reason, "why"), payload, document.payload_hash(payload))
 
 
 def planned(
@@ -190,12 +191,12 @@ def progress(
 def batch_write(
     batch: Batch,
     *,
-    row: CursorRow | None = None,
-    commit_number: int = 0,
+    row: StreamRow = None,
     moves: Progress | None = None,
     letter_bytes: int | None = None,
+    stream: str = FACTS,
 ) -> BatchWrite:
-    return BatchWrite(PEER, FACTS, row, commit_number, batch, moves, letter_bytes)
+    return BatchWrite(PEER, stream, row, batch, moves, letter_bytes)
 
 
 def committed(database: Database, write: BatchWrite, clock: FakeClock) -> Committed:
@@ -207,6 +208,12 @@ def committed(database: Database, write: BatchWrite, clock: FakeClock) -> Commit
 def status(node: NodeDatabase) -> dict[str, Any]:
     (row,) = node.rows("replicator_peers")
     return row
+
+
+def commits(node: NodeDatabase) -> int:
+    """Return the number of the peer's commits."""
+    number: int = status(node)["commit_number"]
+    return number
 
 
 def full_write(node: NodeDatabase) -> BatchWrite:

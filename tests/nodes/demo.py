@@ -9,11 +9,8 @@ Whatever its end, it ends the nodes that it started and removes its folder.
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,16 +20,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
+from tests.nodes.demo_command import COMMAND, DemoError, command, say
+from tests.nodes.demo_forgetting import forget
 from tests.nodes.environment import (
     DEFAULT_VERSION,
-    REPOSITORY,
     NodeInstallError,
     known_versions,
     node_environment,
 )
 from tests.nodes.fact_corpus import Fact
-from tests.nodes.federation import Pair, pair_of_nodes
+from tests.nodes.federation import introduced
 from tests.nodes.node import Node, NodeError
+from tests.nodes.tombstone_plugin import SuppressingNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 TOWN_HALL, SURVEY = "agent:town-hall", "agent:survey"
 TOWN = "stigmem://towns.example/"
-COMMAND = "stigmem-replicate"
-COMMAND_TIMEOUT_S = 60.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # name, born, height in metres, cups of tea a day, works remotely, lives in
@@ -74,6 +71,8 @@ SECOND_OPINIONS = (
     Fact(f"{TOWN}oslo", "inhabitants", "number", 709037, SURVEY, confidence=0.9),
 )
 
+FORGOTTEN = "person:bob"
+
 SHOWN = (
     ("person:alice", "born"),
     ("person:alice", "works remotely"),
@@ -97,10 +96,6 @@ COMPARED = (
 )
 
 
-class DemoError(Exception):
-    """The demonstration did not show what it should; the message says what went wrong."""
-
-
 def main() -> int:
     version = _asked_version()
     for number in ENDING:
@@ -110,12 +105,12 @@ def main() -> int:
         with _folder() as folder:
             _demonstrate(folder, version)
     except (DemoError, NodeError, NodeInstallError, httpx.HTTPError) as error:
-        _say(f"\nFAILED: {error}")
+        say(f"\nFAILED: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("\nInterrupted; both nodes are stopped.")
+        say("\nInterrupted; both nodes are stopped.")
         return 130
-    _say(f"\nDone in {time.monotonic() - started:.0f} s.")
+    say(f"\nDone in {time.monotonic() - started:.0f} s.")
     return 0
 
 
@@ -133,45 +128,55 @@ def _asked_version() -> str:
 
 
 def _demonstrate(folder: Path, version: str) -> None:
-    _say("Two stigmem nodes will run on this machine. Facts are written to the first, and")
-    _say(f"`{COMMAND}` copies them to the second, checking every one on the way.\n")
+    say("Two stigmem nodes will run on this machine. Facts are written to the first, and")
+    say(f"`{COMMAND}` copies them to the second, checking every one on the way.\n")
 
-    environment = node_environment(version, tell=lambda news: _say(f"   {news}"))
-    _say(f"1. Starting two nodes of stigmem-node {environment.version}, and introducing them:")
-    _say("   each registers with the other and is approved by its fingerprint.")
-    with pair_of_nodes(environment, folder) as pair:
+    environment = node_environment(version, tell=lambda news: say(f"   {news}"))
+    say(f"1. Starting two nodes of stigmem-node {environment.version}, and introducing them:")
+    say("   each registers with the other and is approved by its fingerprint.")
+    origin = Node(environment, folder / "origin", name="origin")
+    receiver = SuppressingNode(environment, folder / "receiver", name="receiver", short_cache=False)
+    with introduced(origin, receiver) as pair:
         for node in (pair.origin, pair.receiver):
-            _say(f"   {node.name:<9} {node.url}  {node.node_id}")
+            say(f"   {node.name:<9} {node.url}  {node.node_id}")
 
         facts = _facts()
-        _say(f"\n2. Writing {len(facts)} facts to the origin, through its HTTP API.")
+        say(f"\n2. Writing {len(facts)} facts to the origin, through its HTTP API.")
         written = _write(pair.origin, facts)
         if _read(pair.receiver):
             raise DemoError("the receiver has the facts before anything was replicated")
-        _say(f"   {len(written)} facts acknowledged. The receiver knows none of them yet.")
+        say(f"   {len(written)} facts acknowledged. The receiver knows none of them yet.")
 
-        _say("\n3. Replicating, with the commands that an operator would type.")
-        _command(pair, "peers", "list")
-        _command(pair, "pull", "--peer", pair.origin.node_id)
-        _command(pair, "cursor", "show")
+        say("\n3. Replicating, with the commands that an operator would type.")
+        command(pair, "peers", "list")
+        command(pair, "pull", "--peer", pair.origin.node_id)
+        command(pair, "cursor", "show")
 
-        _say("\n4. Reading the facts back from the receiver, through its own HTTP API.")
+        say("\n4. Reading the facts back from the receiver, through its own HTTP API.")
         read = _read(pair.receiver)
         _compare(written, read)
         _show(read)
 
-        _say("\n5. Replicating again: what is known is recognised and skipped.")
-        _command(pair, "pull", "--peer", pair.origin.node_id)
+        say("\n5. Replicating again: what is known is recognised and skipped.")
+        command(pair, "pull", "--peer", pair.origin.node_id)
         if _read(pair.receiver) != read:
             raise DemoError("pulling a second time changed the receiver's facts")
 
-        _say("\nSummary")
-        _say("   nodes                 2")
-        _say(f"   facts asserted      {len(written):>3}")
-        _say(f"   facts read back     {len(read):>3}")
-        _say("   missing             none")
-        _say("   different           none")
-        _say("   pulled again        nothing changed")
+        say(
+            "\n6. Forgetting a person, and taking that back: tombstones and revocations travel too."
+        )
+        forget(pair, FORGOTTEN)
+        if _read(pair.receiver) != read:
+            raise DemoError("what was taken back is not as it was")
+
+        say("\nSummary")
+        say("   nodes                 2")
+        say(f"   facts asserted      {len(written):>3}")
+        say(f"   facts read back     {len(read):>3}")
+        say("   missing             none")
+        say("   different           none")
+        say("   pulled again        nothing changed")
+        say(f"   forgotten           {FORGOTTEN}, and told of again")
 
 
 def _facts() -> list[Fact]:
@@ -219,44 +224,12 @@ def _show(read: dict[str, dict[str, Any]]) -> None:
             for record in read.values()
             if (record["entity"], record["relation"]) == (entity, relation)
         ]
-        _say(f"      {entity:<30} {relation:<18} {'  or  '.join(sorted(told))}")
+        say(f"      {entity:<30} {relation:<18} {'  or  '.join(sorted(told))}")
 
 
 def _spoken(value: dict[str, Any]) -> str:
     """A value as a person would write it: the wire carries every number as a float."""
     return f"{value['v']:.15g}" if value["type"] == "number" else str(value["v"])
-
-
-def _command(pair: Pair, *arguments: str) -> None:
-    """Run one command on the receiver's database, showing it and what it prints."""
-    full = ["--db", str(pair.receiver.database), *arguments]
-    _say(f"\n   $ {COMMAND} {shlex.join(full)}")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "stigmem_replicator", *full],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            cwd=pair.receiver.folder,
-            env={
-                "PATH": os.defpath,
-                "HOME": str(pair.receiver.folder),
-                "LANG": "C.UTF-8",
-                "COLUMNS": "110",
-                "PYTHONPATH": str(REPOSITORY),
-                **pair.receiver.settings,
-            },
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise DemoError(f"the command took over {COMMAND_TIMEOUT_S:.0f} s") from None
-    for line in done.stdout.splitlines():
-        _say(f"   {line}")
-    if done.returncode != 0:
-        raise DemoError(f"the command ended with exit code {done.returncode}")
 
 
 def _compare(written: dict[str, dict[str, Any]], read: dict[str, dict[str, Any]]) -> None:
@@ -280,7 +253,7 @@ def _compare(written: dict[str, dict[str, Any]], read: dict[str, dict[str, Any]]
     ]
     if reasons:
         raise DemoError("the receiver does not have the same facts\n   " + "\n   ".join(reasons))
-    _say(f"   {len(read)} facts, every one equal in all that a fact is. Some of them:")
+    say(f"   {len(read)} facts, every one equal in all that a fact is. Some of them:")
 
 
 @contextmanager
@@ -296,10 +269,6 @@ def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not stop the tidying up
     raise KeyboardInterrupt
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

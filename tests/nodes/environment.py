@@ -73,7 +73,7 @@ def node_environment(
     """
     cache = _cache_folder()
     environment = NodeEnvironment(version, cache / version)
-    with _locked(cache / f"{version}.lock") as lock:
+    with locked(cache / f"{version}.lock") as lock:
         marker = environment.root / "complete.json"
         expected = _fingerprint(environment)
         if not _is_complete(marker, expected):
@@ -110,7 +110,7 @@ def _cache_folder() -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[int]:
+def locked(path: Path) -> Iterator[int]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()

@@ -114,6 +114,13 @@ def upgrade(node: Node, environment: NodeEnvironment) -> None:
     node.start()
 
 
+def restart(node: Node, **settings: str) -> None:
+    """Bring a running node up again, with more settings: names without the `STIGMEM_` prefix."""
+    node.stop()
+    node.own_settings.update(settings)
+    node.start()
+
+
 def approve_again(host: Node, newcomer: Node, *, timeout: float = 15.0) -> None:
     """Have an upgraded host bind the organisation of a peer that it has had since 0.9.0a10.
 

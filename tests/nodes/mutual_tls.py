@@ -50,7 +50,7 @@ class TlsNode(Node):
         self.client.close()
         self._authority = authority
         self.tls = authority.issue(self.node_id)
-        self._settings = {**self.tls.settings, **self._settings}
+        self.own_settings = {**self.tls.settings, **self.own_settings}
         self.url = f"https://127.0.0.1:{self.port}"
         self.entity_uri = self.url
         self.client = httpx.Client(

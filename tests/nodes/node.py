@@ -76,7 +76,7 @@ class Node:
         self.admin_key = secrets.token_hex(16)
         self.public_key = ""
         self._private_key = ""
-        self._settings = dict(settings or {})
+        self.own_settings = dict(settings or {})
         self._manifest: dict[str, Any] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
@@ -152,7 +152,7 @@ class Node:
             "METRICS_REQUIRE_AUTH": "false",
             "PLUGIN_AUTO_DISCOVERY_ENABLED": "false",
         }
-        named.update(self._settings)
+        named.update(self.own_settings)
         return {f"STIGMEM_{key}": value for key, value in named.items()}
 
     @property
@@ -350,10 +350,10 @@ class Node:
     @property
     def store(self) -> NodeDatabase:
         """The node's database, on whichever backend it is."""
-        if self._settings.get("STORAGE_BACKEND", "sqlite") == "sqlite":
+        if self.own_settings.get("STORAGE_BACKEND", "sqlite") == "sqlite":
             return SqliteDatabase(self.database)
-        schema = self._settings.get("PG_SCHEMA", "public")
-        return PostgresDatabase(self._settings["PG_DSN"], schema)
+        schema = self.own_settings.get("PG_SCHEMA", "public")
+        return PostgresDatabase(self.own_settings["PG_DSN"], schema)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Read the node's database directly."""

@@ -30,6 +30,7 @@ SERVING, HANGING, THROTTLED = "serving", "hanging", "throttled"
 REPORT = "/report"
 FACTS = "/v1/federation/facts"
 MANIFEST = "/.well-known/stigmem-manifest.json"
+TOMBSTONES = "/v1/federation/tombstones"
 RETRY_AFTER_S = 30
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 100, 500
@@ -37,6 +38,7 @@ _KEEP_ALIVE_S = 5.0
 _LOOK_S = 1.0
 _HEAD_MAX = 65_536
 _END_OF_HEAD = b"\r\n\r\n"
+_NO_TOMBSTONES = b'{"v": 2, "tombstones": [], "revocations": [], "cursor": null, "has_more": false}'
 
 
 @dataclass(slots=True)
@@ -52,7 +54,10 @@ class Member:
     hlcs: list[str]
     starts: list[int]
     asked_at: list[float] = field(default_factory=list)
-    """When each request came, any path, in seconds of the monotonic clock of this machine."""
+    """When each request came, in seconds of the monotonic clock of this machine.
+
+    Any path but the one of tombstones, which is asked for beside the others.
+    """
     pages: int = 0
     entries: int = 0
     refused: int = 0
@@ -83,7 +88,8 @@ class Crowd:
         member = self.members.get(name)
         if member is None:
             return _refusal(HTTPStatus.NOT_FOUND, "Not Found")
-        member.asked_at.append(time.monotonic())
+        if f"/{rest}" != TOMBSTONES:
+            member.asked_at.append(time.monotonic())
         if member.kind == HANGING:
             return None
         if member.kind == THROTTLED:
@@ -94,6 +100,8 @@ class Crowd:
             )
         if f"/{rest}" == MANIFEST:
             return HTTPStatus.OK, _encoded(member.manifest), ""
+        if f"/{rest}" == TOMBSTONES:
+            return HTTPStatus.OK, _NO_TOMBSTONES, ""
         if f"/{rest}" != FACTS:
             return _refusal(HTTPStatus.NOT_FOUND, "Not Found")
         if _audience(authorization) != member.node_id:

@@ -15,6 +15,7 @@ import pytest
 
 from stigmem_replicator.store import migrations
 from stigmem_replicator.store.engine import open_database
+from tests.forked import COMMAND, Forked
 from tests.loopback import allowed, apart
 from tests.nodes.certificates import Authority, TlsFiles
 from tests.nodes.environment import REPOSITORY, node_environment
@@ -115,7 +116,7 @@ class Running:
     """A command that runs in the background."""
 
     def __init__(
-        self, process: subprocess.Popen[str], env: Mapping[str, str] | None = None
+        self, process: Forked | subprocess.Popen[str], env: Mapping[str, str] | None = None
     ) -> None:
         self._process = process
         self._env = env
@@ -135,7 +136,7 @@ class Running:
     def end(self) -> tuple[str, str, int]:
         """Wait for its end; what it printed on both streams, and its exit code."""
         stdout, stderr = self._process.communicate(timeout=_END_S)
-        return stdout, apart(stderr, self._env)[0], self._process.returncode
+        return stdout, apart(stderr, self._env)[0], self._process.wait()
 
 
 class Start(Protocol):
@@ -154,7 +155,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     `under` is a command that runs the rest of its line, such as one that takes rights away.
     """
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Forked | subprocess.Popen[str]] = []
 
     def run(
         *arguments: str,
@@ -162,27 +163,32 @@ def start(tmp_path: Path) -> Iterator[Start]:
         env: Mapping[str, str] | None = None,
         under: Sequence[str] = (),
     ) -> Running:
-        process = subprocess.Popen(
-            [*under, sys.executable, "-m", "stigmem_replicator", "--db", str(db), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            cwd=tmp_path,
-            env={
-                "PATH": os.defpath,
-                "HOME": str(tmp_path),
-                "LANG": "C.UTF-8",
-                "PYTHONPATH": str(REPOSITORY),
-                **allowed(env),
-            },
-        )
+        words = ["--db", str(db), *arguments]
+        environ = {
+            "PATH": os.defpath,
+            "HOME": str(tmp_path),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(REPOSITORY),
+            **allowed(env),
+        }
+        process: Forked | subprocess.Popen[str]
+        if under:
+            process = subprocess.Popen(
+                [*under, sys.executable, "-m", COMMAND, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                cwd=tmp_path,
+                env=environ,
+            )
+        else:
+            process = Forked(words, folder=tmp_path, environ=environ)
         processes.append(process)
         return Running(process, env)
 
     yield run
     for process in processes:
-        if process.poll() is None:
+        with process:
             process.kill()
-        process.communicate()

@@ -2,7 +2,8 @@
 
 Written from the wire's rules alone and with nothing of the package under test, so that the two
 can disagree. A real node judges it in test_contract.py. It is not the serving (server.py), nor
-the spoiling (poison.py).
+the spoiling (poison.py). What it has to say of tombstones is made in tombstones.py, and a great
+many facts at once in backlog.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -88,6 +90,25 @@ class Row:
     entry: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One tombstone or revocation that the origin reads for a page, as each dialect serves it.
+
+    `at` is what it is ordered and asked for by: the text of its `created_at`. What is None is read
+    and not sent.
+    """
+
+    at: str
+    record: Any
+    """What wire version 1 serves."""
+    entry: Any
+    """What wire version 2 serves: the record in its envelope."""
+
+
+MoreRows: TypeAlias = Callable[[str | None, int], list[Row]]
+"""The first so many rows after a cursor, in text order: rows that are made when they are read."""
+
+
 class Origin:
     """An organisation with one node, and everything that the node has to say.
 
@@ -102,6 +123,9 @@ class Origin:
         self.rotations: list[Raw] = []
         self.manifest = self.signed_manifest()
         self.rows: list[Row] = []
+        self.more_rows: MoreRows = lambda _cursor, _count: []
+        self.tombstones: list[Notice] = []
+        self.revocations: list[Notice] = []
         self.ledger = Ledger(self.node_id)
         self._wall_ms = now_ms() - HOUR_MS
         self._number = 0
@@ -255,7 +279,11 @@ class Origin:
     def page(self, *, cursor: str | None, limit: int, scopes: frozenset[str]) -> Raw:
         """The page that a node would answer with: text order, strictly after the cursor."""
         rows = sorted(
-            (row for row in self.rows if row.scope in scopes and (not cursor or row.hlc > cursor)),
+            (
+                row
+                for row in [*self.rows, *self.more_rows(cursor, limit + 1)]
+                if row.scope in scopes and (not cursor or row.hlc > cursor)
+            ),
             key=lambda row: row.hlc,
         )
         read = rows[:limit]

@@ -182,15 +182,24 @@ class Receiver:
         )
         return rows[0]["cursor"] if rows else None
 
-    def settled(self, server: PageServer) -> str | None:
-        """The position from which the next pull of a server reads."""
+    def tombstone_ids(self) -> set[str]:
+        """The tombstones that are here, from wherever."""
+        return {row["id"] for row in self.query("SELECT id FROM tombstones")}
+
+    def revocation_ids(self) -> set[str]:
+        """The revocations that are here, from wherever."""
+        return {row["id"] for row in self.query("SELECT id FROM tombstone_revocations")}
+
+    def settled(self, server: PageServer, stream: str = "facts") -> str | None:
+        """The position from which the next pull of a server's stream reads."""
         rows = self.query(
-            "SELECT settled FROM replicator_cursors WHERE node_id = ?", [server.node_id]
+            "SELECT settled FROM replicator_cursors WHERE node_id = ? AND stream = ?",
+            [server.node_id, stream],
         )
         return rows[0]["settled"] if rows else None
 
     def letters(self, server: PageServer) -> dict[str, str]:
-        """The open dead letters of a server: entry id to reason."""
+        """The open dead letters of a server, of any stream: entry id to reason."""
         rows = self.query(
             "SELECT entry_id, reason FROM replicator_dead_letters"
             " WHERE node_id = ? AND status = 'open'",

@@ -2,7 +2,8 @@
 
 It checks the token of every request the way a node does, nonces included, and writes down what
 it was asked and over which connection. Without a script it is honest; test_contract.py holds it
-to what a real node answers. Misbehaviours are in misbehaviour.py and hostility.py.
+to what a real node answers. Misbehaviours are in misbehaviour.py and hostility.py, the path of
+tombstones is in tombstone_endpoint.py.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ from typing import Self, TypeAlias
 from tests.nodes.certificates import Authority
 from tests.pages.origin import Origin, Raw
 from tests.pages.tokens import Reader, TokenError, Tokens, audience_of
+from tests.pages.tombstone_endpoint import (
+    LIMIT_DEFAULT,
+    TOMBSTONES,
+    TombstoneEndpoint,
+    bearer_of,
+)
 from tests.pages.wire import HOLD_S, Call, Connection, Greeting, Handler, Identity, Wire
 
 __all__ = [
     "FACTS",
     "HOLD_S",
     "MANIFEST",
+    "TOMBSTONES",
     "Behaviour",
     "Exchange",
     "Held",
@@ -54,6 +62,10 @@ class Request:
     connection: Connection
     claims: Raw = field(default_factory=dict)
     refused: str = ""
+    flaw: str = ""
+    """What is wrong with a token that is taken all the same."""
+    broken: bool = False
+    """Whether a node fails over its token."""
     status: int = 0
     attacked: bool = False
     """Whether it was answered in a hostile way."""
@@ -63,8 +75,18 @@ class Request:
         return self.query.get("cursor")
 
     @property
+    def since(self) -> str | None:
+        return self.query.get("since")
+
+    @property
     def limit(self) -> int:
-        return int(self.query.get("limit", _LIMIT_DEFAULT))
+        default = LIMIT_DEFAULT if self.path == TOMBSTONES else _LIMIT_DEFAULT
+        return int(self.query.get("limit", default))
+
+    @property
+    def bearer(self) -> str:
+        """The kind of its bearer value, by the names of tombstone_endpoint.py."""
+        return bearer_of(self.headers.get("Authorization", ""))
 
     @property
     def audience(self) -> str | None:
@@ -125,15 +147,15 @@ class Exchange:
         """End the connection after this answer."""
         self._handler.close_connection = True
 
-    def honest(self) -> tuple[int, Raw]:
+    def honest(self) -> tuple[int, bytes | Raw]:
         """What a node would answer: a status and a body."""
         return self.server.honest(self.request)
 
     def page(self) -> Raw:
         """The page that a node would answer with."""
         status, body = self.honest()
-        if status != 200:
-            raise AssertionError(f"expected to serve a page, not {status} {body}")
+        if status != 200 or isinstance(body, bytes):
+            raise AssertionError(f"expected to serve a page, not {status} {body!r}")
         return body
 
 
@@ -150,7 +172,7 @@ class PageServer:
 
     `script` says how the next requests for facts are answered, one behaviour each; when it is
     used up, `always` answers, which is honest unless set. The same with `manifest_script` for
-    the manifest.
+    the manifest, and for tombstones with `tombstone_endpoint`.
 
     With an authority it speaks TLS and demands a client's certificate; its own is issued to its
     node id, and `show` has connections meet somebody else. A `greeting` takes the place of
@@ -170,6 +192,7 @@ class PageServer:
         self._script: deque[Behaviour] = deque()
         self._manifest_script: deque[Behaviour] = deque()
         self._tokens = Tokens()
+        self.tombstone_endpoint = TombstoneEndpoint(self._tokens, honestly)
         self._turn = threading.Lock()
         self._http = Wire(self, address)
         self.host, self.port = address[0], int(self._http.server_address[1])
@@ -240,6 +263,12 @@ class PageServer:
         self.script(held)
         return held
 
+    def hold_tombstones(self, then: Behaviour = honestly) -> Held:
+        """The same for the next scripted answer on the tombstones path."""
+        held = Held(then)
+        self.tombstone_endpoint.script(held)
+        return held
+
     # --- answering
 
     def meet(self) -> tuple[Connection, Identity | None]:
@@ -269,11 +298,17 @@ class PageServer:
                 self.requests.append(request)
                 behaviour = self._script.popleft() if self._script else self.always
             behaviour(exchange)
+        elif request.path == TOMBSTONES:
+            with self._turn:
+                behaviour = self.tombstone_endpoint.take(request)
+            behaviour(exchange)
         else:
             exchange.send(404, {"detail": "Not Found"})
 
-    def honest(self, request: Request) -> tuple[int, Raw]:
-        """Answer a request for facts as a node does: a status and a body."""
+    def honest(self, request: Request) -> tuple[int, bytes | Raw]:
+        """Answer a request for a page as a node does: a status and a body."""
+        if request.path == TOMBSTONES:
+            return self.tombstone_endpoint.honest(request)
         if request.refused:
             return 401, {"detail": request.refused}
         try:

@@ -12,7 +12,8 @@ import pytest
 
 from tests.pages.crowd import HANGING, THROTTLED, Asked, Crowd, Group, jain_index
 from tests.pages.receiver import Receiver
-from tests.pages.server import FACTS, MANIFEST
+from tests.pages.server import FACTS, MANIFEST, TOMBSTONES
+from tests.pages.tombstones import tombstone_page
 
 if TYPE_CHECKING:
     from tests.e2e.here import Here
@@ -82,3 +83,11 @@ def test_how_even_a_share_is_and_how_short_a_wait() -> None:
     assert jain_index([1, 2, 3]) == pytest.approx(36 / 42)
     assert Asked([1.0, 31.0, 33.5], 0, 0, 0).shortest_wait_s == 2.5
     assert Asked([1.0], 0, 0, 0).shortest_wait_s == math.inf
+
+
+def test_no_member_has_tombstones(crowd: Crowd) -> None:
+    """Their path is answered with an honest empty page, and is not among what is counted."""
+    member = crowd.members["p0000"]
+    answer = httpx.get(f"{member.url}{TOMBSTONES}", trust_env=False)
+    assert answer.json() == tombstone_page(member.origin, since=None, limit=200)
+    assert crowd.report()[member.name].asked_at == []

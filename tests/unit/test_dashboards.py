@@ -16,8 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stigmem_replicator.clock import SystemClock
 from stigmem_replicator.errors import Reason
+from stigmem_replicator.observe.board import StreamPicture
 from stigmem_replicator.observe.metrics import Metrics
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.plan import Counts
+from stigmem_replicator.replication.states import PeerState
 from stigmem_replicator.service.health import Patience
 from stigmem_replicator.service.http import Endpoint
 from stigmem_replicator.service.site import Application, Site
@@ -60,6 +63,12 @@ def served() -> Labels:
         certificate_not_after_ms=NOW_MS,
         last_success_ms=NOW_MS,
         next_attempt_ms=NOW_MS,
+        tombstones=StreamPicture(
+            PeerState.BLOCKED,
+            reason="capability_required",
+            caught_up_ms=NOW_MS,
+            token_not_after_ms=NOW_MS,
+        ),
     )
     hung = board(picture(known, own_certificate_not_after_ms=NOW_MS))
     clock = SystemClock()
@@ -67,6 +76,8 @@ def served() -> Labels:
     rejected, before = {Reason.HLC_SKEW: 2}, {Reason.CID_LEGACY: 1}
     skewed = {"future": 1, "past": 1}
     metrics.entries_committed(known.node_id, Counts(1, 1, rejected, before, 1, 1, skewed=skewed))
+    for artifact in Artifact:
+        metrics.records_committed(known.node_id, artifact, Counts(1, 1, rejected, before))
     metrics.page_committed(known.node_id)
     metrics.attempt_failed(known.node_id, Reason.TIMEOUT)
     site = Site(hung, metrics, clock, Patience(), clock.monotonic())

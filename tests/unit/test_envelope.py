@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stigmem_replicator.errors import Reason
-from stigmem_replicator.protocol import envelope
-from stigmem_replicator.protocol.envelope import V2, MalformedEntry, PageError, SignedEntry
+from stigmem_replicator.protocol import document
+from stigmem_replicator.protocol.document import PageError
+from stigmem_replicator.protocol.envelope import V2, MalformedEntry, SignedEntry
 from stigmem_replicator.protocol.fact import Fact
 from tests.unit.signed import ORGANISATION, SENDER, Document, raw_entry
 
@@ -350,8 +351,8 @@ paths = st.sampled_from(
 def everything_of(raw: object) -> None:
     """Do to an entry what is done to one before and after it is decoded."""
     got = V2.decode_entry(raw)
-    data = envelope.payload(raw)
-    assert len(envelope.payload_hash(data)) == 64
+    data = document.payload(raw)
+    assert len(document.payload_hash(data)) == 64
     V2.entry_id(raw).encode()
     clock = V2.raw_hlc(raw)
     assert clock is None or clock.isascii()
@@ -385,7 +386,7 @@ def test_an_entry_can_be_kept_however_deep_it_is() -> None:
     """An entry that is nested as deep as its page allowed is still given a payload and an id."""
 
     def stack(frames: int, raw: object) -> bytes:
-        return envelope.payload(raw) if frames == 0 else stack(frames - 1, raw)
+        return document.payload(raw) if frames == 0 else stack(frames - 1, raw)
 
     deepest = None
     for depth in range(600, 2_000, 10):
@@ -409,11 +410,11 @@ def test_a_payload_does_not_depend_on_the_order_of_keys() -> None:
     raw = raw_entry()
     turned = dict(reversed(raw.items()))
     assert list(turned) != list(raw)
-    assert envelope.payload(turned) == envelope.payload(raw)
-    data = envelope.payload(raw)
+    assert document.payload(turned) == document.payload(raw)
+    data = document.payload(raw)
     assert data.isascii()
     assert json.loads(data) == raw
-    assert envelope.payload_hash(data) == hashlib.sha256(data).hexdigest()
+    assert document.payload_hash(data) == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("claimed", [None, "", 7, [], SURROGATE, "x" * 257])

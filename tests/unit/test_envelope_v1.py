@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stigmem_replicator.errors import Reason
-from stigmem_replicator.protocol import envelope
+from stigmem_replicator.protocol import document
 from stigmem_replicator.protocol.dialect import Dialect
+from stigmem_replicator.protocol.document import PageError
 from stigmem_replicator.protocol.envelope import (
     ENVELOPES,
     V1,
     V2,
     Envelope,
     MalformedEntry,
-    PageError,
     PlainEntry,
 )
 from stigmem_replicator.protocol.fact import Fact
@@ -193,7 +193,7 @@ def test_whatever_stands_in_one_place_is_an_entry_or_one_refusal(
     holder = raw["value"] if len(place) > 1 else raw
     holder[place[-1]] = item
     got = V1.decode_entry(raw)
-    envelope.payload(raw)
+    document.payload(raw)
     V1.entry_id(raw).encode()
     V1.raw_hlc(raw)
     if isinstance(got, PlainEntry):

@@ -14,16 +14,14 @@ from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import cid
 from stigmem_replicator.trust.facts import (
     Admit,
-    BlockPeer,
-    Duplicate,
     FactPolicy,
     KnownFact,
-    Reject,
     Verdict,
     is_duplicate,
     judge,
 )
 from stigmem_replicator.trust.tenants import TenantPolicy
+from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
 from tests.unit.signed import KEYS, NOW_MS, Document, decoded, policy, raw_entry
 
 FUTURE_MS = 300_000

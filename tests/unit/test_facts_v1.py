@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.envelope import SignedEntry
-from stigmem_replicator.trust.facts import (
-    Admit,
-    Duplicate,
-    FactPolicy,
-    KnownFact,
-    Reject,
-    Verdict,
-    judge,
-    origin_fits,
-)
+from stigmem_replicator.trust.facts import Admit, FactPolicy, KnownFact, Verdict, judge, origin_fits
 from stigmem_replicator.trust.tenants import TenantPolicy
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 from tests.unit.signed import (
     NOW_MS,
     Document,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stigmem_replicator.protocol.times import parse_time
 from stigmem_replicator.trust import keys
 from stigmem_replicator.trust.keys import Manifest, ManifestError, parse_manifest
 from tests.unit.signed import KEYS, NOW, Document, manifest_document, rotation
@@ -236,7 +237,7 @@ def test_an_end_that_does_not_read_is_past() -> None:
 )
 def test_times_read_as_iso_8601_in_utc(text: str, expected: datetime | None) -> None:
     """A time without an offset is UTC; one that does not read is none."""
-    assert keys.parse_time(text) == expected
+    assert parse_time(text) == expected
 
 
 # rotation

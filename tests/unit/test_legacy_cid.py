@@ -7,7 +7,8 @@ import pytest
 from stigmem_replicator.engine.inspection import generation
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.replication.pacing import RejectWindow
-from stigmem_replicator.trust.facts import Admit, Duplicate, FactPolicy, KnownFact, Reject, judge
+from stigmem_replicator.trust.facts import Admit, FactPolicy, KnownFact, judge
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 from tests.unit.signed import KEYS, NOW_MS, Document, decoded, legacy_cid, policy, raw_entry
 
 ADMITTING = policy(admit_legacy_cid=True)

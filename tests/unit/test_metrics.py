@@ -11,15 +11,23 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stigmem_replicator.errors import Reason
-from stigmem_replicator.observe.board import Board, Picture
+from stigmem_replicator.observe.board import Board, PeerPicture, Picture, StreamPicture
 from stigmem_replicator.observe.counting import Counting
 from stigmem_replicator.observe.metrics import Metrics
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.plan import Counts
 from stigmem_replicator.replication.states import PeerState
 from tests.pictures import MINUTE_MS, NOW_MS, board, peer, picture, realistic, trouble
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "monitoring.md"
 A, B = peer("a"), peer("b")
+NEEDS_TOKEN = StreamPicture(
+    PeerState.BLOCKED,
+    reason="capability_required",
+    caught_up_ms=NOW_MS - 1_500,
+    token_not_after_ms=NOW_MS,
+    token_is_expiring=True,
+)
 
 
 class StoppedClock:
@@ -91,6 +99,71 @@ def test_what_is_committed_is_counted_by_what_became_of_it() -> None:
     assert of_peer("stigmem_replicator_conflicts_left_out_total") == 8
     assert of_peer("stigmem_replicator_pages_total") == 1
     assert of_peer("stigmem_replicator_attempts_failed_total", reason="timeout") == 1
+
+
+def test_tombstones_and_revocations_are_counted_apart_from_facts() -> None:
+    metrics, _ = made(picture(A))
+    rejected = {Reason.WAITING_FOR_KEY: 2, Reason.ISSUER_SIG_INVALID: 1}
+    metrics.records_committed(A.node_id, Artifact.TOMBSTONE, Counts(5, 7, rejected))
+    before = {Reason.WAITING_FOR_TOMBSTONE: 4}
+    metrics.records_committed(A.node_id, Artifact.REVOCATION, Counts(1, refused_before=before))
+    series = read(metrics)
+
+    def of_peer(**labels: str) -> float:
+        return series[key("stigmem_replicator_tombstones_total", peer_id=A.node_id, **labels)]
+
+    assert of_peer(artifact="tombstone", status="ok") == 5
+    assert of_peer(artifact="tombstone", status="duplicate") == 7
+    assert of_peer(artifact="tombstone", status="rejected") == 3
+    assert of_peer(artifact="revocation", status="ok") == 1
+    assert of_peer(artifact="revocation", status="refused_before") == 4
+    refused = "stigmem_replicator_entries_rejected_total"
+    assert series[key(refused, peer_id=A.node_id, reason="waiting_for_key")] == 2
+    assert "stigmem_federation_ingress_total" not in {name for name, _ in series}
+
+
+def test_the_tombstones_of_a_peer_stand_by_themselves() -> None:
+    """Each state that a stream can have, its reason, and the token; facts go on meanwhile."""
+    shown = peer("a", tombstones=NEEDS_TOKEN)
+    series = read(made(picture(shown))[0])
+    labels = {"peer_id": shown.node_id, "stream": "tombstones"}
+    states = {
+        dict(found)["state"]: value
+        for (name, found), value in series.items()
+        if name == "stigmem_replicator_stream_state"
+    }
+    assert states == {
+        "catching_up": 0,
+        "idle": 0,
+        "throttled": 0,
+        "backing_off": 0,
+        "blocked": 1,
+    }
+    reason = key("stigmem_replicator_stream_reason", **labels, reason="capability_required")
+    assert series[reason] == 1
+    success = key("stigmem_replicator_stream_last_success_timestamp_seconds", **labels)
+    assert series[success] == NOW_MS / 1000 - 1.5
+    expiry = "stigmem_replicator_capability_token_expiry_timestamp_seconds"
+    assert series[key(expiry, peer_id=shown.node_id)] == NOW_MS / 1000
+    expiring = "stigmem_replicator_capability_token_expiring"
+    assert series[key(expiring, peer_id=shown.node_id)] == 1
+    state = key("stigmem_replicator_peer_state", peer_id=shown.node_id, state="idle")
+    assert series[state] == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "without"),
+    [
+        (peer(tombstones=NEEDS_TOKEN, status="revoked"), "stigmem_replicator_stream_state"),
+        (peer(), "stigmem_replicator_stream_state"),
+        (peer(tombstones=StreamPicture(PeerState.IDLE)), "stigmem_replicator_capability_token"),
+        (peer(tombstones=NEEDS_TOKEN, held=False), "stigmem_replicator_capability_token_expiring"),
+    ],
+    ids=["peer not active", "nothing known", "no token", "somebody else reads the token"],
+)
+def test_what_cannot_be_told_of_a_stream_has_no_series(shown: PeerPicture, without: str) -> None:
+    series = read(made(picture(shown))[0])
+    assert not [name for name, _ in series if name.startswith(without)]
 
 
 def test_a_peer_is_in_exactly_one_state_with_its_reason() -> None:
@@ -259,9 +332,10 @@ def test_nothing_is_put_into_the_global_registry() -> None:
 
 
 def test_a_thousand_peers_have_a_bounded_number_of_series() -> None:
-    many = picture(*(peer(f"p{i}", reason="timeout") for i in range(1000)))
+    peers = (peer(f"p{i}", reason="timeout", tombstones=NEEDS_TOKEN) for i in range(1000))
+    many = picture(*peers)
     per_peer = (len(read(made(many)[0])) - len(read(made(picture())[0]))) / 1000
-    assert per_peer < 25
+    assert per_peer < 35
 
 
 def full() -> Metrics:
@@ -274,10 +348,12 @@ def full() -> Metrics:
         certificate_not_after_ms=1,
         last_success_ms=1,
         next_attempt_ms=1,
+        tombstones=NEEDS_TOKEN,
     )
     hung.picture = picture(known, own_certificate_not_after_ms=MINUTE_MS)
     counts = Counts(1, 1, {Reason.HLC_SKEW: 1}, {}, 1, 1, {"past": 1})
     metrics.entries_committed(A.node_id, counts)
+    metrics.records_committed(A.node_id, Artifact.TOMBSTONE, counts)
     metrics.page_committed(A.node_id)
     metrics.attempt_failed(A.node_id, Reason.TIMEOUT)
     return metrics

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stigmem_replicator.errors import Reason
-from stigmem_replicator.protocol import envelope
+from stigmem_replicator.protocol import document
 from stigmem_replicator.replication.plan import (
     Batch,
     ConflictKey,
@@ -27,7 +27,8 @@ from stigmem_replicator.replication.plan import (
     conflict_key,
     plan_batch,
 )
-from stigmem_replicator.trust.facts import Admit, Duplicate, Reject
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.verdicts import Duplicate, Reject
 from tests.unit.signed import NOW, NOW_MS, ORGANISATION, SENDER, decoded, raw_entry
 
 FEDERATION_AUDIT_EVENTS: Final = frozenset(
@@ -90,9 +91,9 @@ def admitted(
 def rejected(
     entry_id: str = "f-1", reason: Reason = Reason.CID_MISMATCH, **facts: object
 ) -> Judged:
-    payload = envelope.payload({"fact": {"id": entry_id}})
+    payload = document.payload({"fact": {"id": entry_id}})
     verdict = Reject(reason, f"why {reason}", facts)
-    return Judged(entry_id, verdict, payload, envelope.payload_hash(payload))
+    return Judged(entry_id, verdict, payload, document.payload_hash(payload))
 
 
 def plan(
@@ -394,7 +395,9 @@ def test_a_rejected_entry_becomes_a_dead_letter() -> None:
     assert batch.facts == []
 
 
-@pytest.mark.parametrize("reason", ENTRY_REASONS)
+@pytest.mark.parametrize(
+    "reason", [reason for reason in ENTRY_REASONS if reason is not Reason.WAITING_FOR_TOMBSTONE]
+)
 def test_every_rejection_is_audited_as_the_node_allows(reason: Reason) -> None:
     """The federation audit has a closed list of events; one outside it would fail the page."""
     batch = plan([rejected("f-1", reason, scope="team")])
@@ -407,6 +410,14 @@ def test_every_rejection_is_audited_as_the_node_allows(reason: Reason) -> None:
     if reason in scoped:
         detail["scope"] = "team"
     assert json.loads(str(row["detail"])) == detail
+
+
+def test_what_only_came_too_early_is_kept_and_not_audited() -> None:
+    """A revocation that waits for its tombstone is no refusal that the node's audit knows."""
+    batch = plan([rejected("r-1", Reason.WAITING_FOR_TOMBSTONE)])
+    assert [letter["reason"] for letter in batch.dead_letters] == ["waiting_for_tombstone"]
+    assert (batch.federation_audit, batch.fact_audit) == ([], [])
+    assert batch.counts == Counts(rejected={Reason.WAITING_FOR_TOMBSTONE: 1})
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ FOREIGN: Final = frozenset(
         "database disk image is malformed",
         "index row size 3000 exceeds btree version 4 maximum 2704",
         "the connection is closed",
+        "token expired at 2026-01-31T00:00:00+00:00",
         "unable to get local issuer certificate",
     }
 )

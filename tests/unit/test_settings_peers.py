@@ -50,10 +50,23 @@ def test_what_is_set_for_peers_is_described_alone(tmp_path: Path) -> None:
 def test_every_setting_that_a_peer_may_have_fits_in_its_table(name: str, tmp_path: Path) -> None:
     default = getattr(Settings(), name)
     text = list(default) if isinstance(default, tuple) else default
-    file = config(tmp_path, f'[peer."{NODE_ID}"]\n{name} = {text}\n')
+    # TOML has no word for nothing but the empty text.
+    written = '""' if default is None else text
+    file = config(tmp_path, f'[peer."{NODE_ID}"]\n{name} = {written}\n')
     own = load({}, {}, config_file=file, cwd=tmp_path).for_peer(NODE_ID)
     assert getattr(own, name) == default
     assert own.origin(name).startswith("peer table")
+
+
+def test_what_is_each_peers_own_is_refused_for_all_of_them(tmp_path: Path) -> None:
+    """A capability token is good at one peer; said for all, it would go to every one."""
+    name = "capability_token_file"
+    file = config(tmp_path, f'{name} = "token.json"\n')
+    environ = {f"STIGMEM_REPLICATOR_{name.upper()}": "token.json"}
+    for variables, config_file in ((environ, None), ({}, file)):
+        with pytest.raises(LocalError, match=f"{name} is set for all peers") as caught:
+            load({}, variables, cwd=tmp_path, config_file=config_file)
+        assert '[peer."NODE ID"]' in caught.value.hint
 
 
 def test_a_value_in_a_peers_table_is_checked_as_any_other(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""The credential that one peer's tombstones are asked for with.
+
+A capability token where the operator has one for the peer, read anew for every pass so that a
+file that was replaced counts at once; else the token that facts are asked for with, which a peer
+in the trust mode ``off`` takes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from stigmem_replicator.engine.connection import PeerConnection
+from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
+from stigmem_replicator.observe.log import logger
+from stigmem_replicator.protocol import capability
+from stigmem_replicator.protocol.capability import CapabilityFormatError, CapabilityToken
+from stigmem_replicator.settings.values import without_secrets
+
+TTL_SECONDS: Final = 90 * 86_400
+"""The longest life that a node gives a token."""
+
+EXPIRING: Final = "federation.capability.expiring"
+
+
+class Credential:
+    """What one peer's tombstones are asked for with."""
+
+    def __init__(self, connection: PeerConnection) -> None:
+        self._connection = connection
+        self._peer = connection.peer
+        self._path = connection.around.settings.capability_token_file
+        self._token: CapabilityToken | None = None
+        self._told: int | None = None
+
+    @property
+    def not_after_ms(self) -> int:
+        """When the token ends, milliseconds since 1970; 0 where there is none or it never says."""
+        return 0 if self._token is None else self._token.not_after_ms or 0
+
+    @property
+    def is_expiring(self) -> bool:
+        """Whether the token has ended or soon will."""
+        token = self._token
+        if token is None or token.warn_from_ms is None:
+            return False
+        return self._connection.around.clock.now_ms() >= token.warn_from_ms
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """Return what changes when the token's file does.  Blocks: call it in a thread."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def load(self) -> None:
+        """Read the file again, where there is one.  Blocks: call it in a thread.
+
+        Raises :class:`PeerBlockedError` with ``capability_required`` when there is no token in it.
+        """
+        if self._path is None:
+            return
+        self._token = None
+        try:
+            with self._path.open(encoding="utf-8") as file:
+                text = file.read(capability.CHARACTERS + 1)
+            if len(text) > capability.CHARACTERS:
+                raise CapabilityFormatError("it is too long")
+            self._token = capability.parse(text)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            if isinstance(error, UnicodeDecodeError):
+                why = "it is not UTF-8"
+            message = f"{self._path} has no capability token for peer {self._peer.node_id}: {why}"
+            raise self._required(message) from error
+        self._warn()
+
+    def mint(self) -> str:
+        """Return what the next request is made with."""
+        return self._connection.mint() if self._token is None else self._token.text
+
+    def refused(self, error: ReplicatorError) -> PeerBlockedError:
+        """Return what it means that the peer did not take the credential, as ``error`` says."""
+        if self._token is None:
+            message = (
+                f"peer {self._peer.node_id} gives its tombstones only for a capability token: "
+                f"{error.message}"
+            )
+            return self._required(message)
+        now_ms = self._connection.around.clock.now_ms()
+        ended = ", which has ended" if 0 < self.not_after_ms <= now_ms else ""
+        message = (
+            f"peer {self._peer.node_id} does not take the capability token in {self._path}{ended}: "
+            f"{error.message}"
+        )
+        return self._required(message)
+
+    def _required(self, message: str) -> PeerBlockedError:
+        return PeerBlockedError(Reason.CAPABILITY_REQUIRED, message, hint=self._hint())
+
+    def _hint(self) -> str:
+        node_url = without_secrets(self._peer.node_url)
+        organisation = without_secrets(self._peer.entity_uri or self._peer.node_url)
+        command = [
+            *("stigmem", "capability", "issue"),
+            *("--issuer", organisation, "--subject", organisation),
+            *("--verb", capability.READ_TOMBSTONES, "--object", "stigmem://tombstones"),
+            *("--ttl-seconds", str(TTL_SECONDS), "--node-url", node_url),
+        ]
+        table = f'[peer."{without_secrets(self._peer.node_id)}"]'
+        put = (
+            "put what that prints into a file of mode 600 and name that as "
+            f"capability_token_file under {table} of our TOML file"
+            if self._path is None
+            else f"put what that prints into {self._path}"
+        )
+        return f"the peer's operator runs: {shlex.join(command)} --api-key KEY --json; {put}"
+
+    def _warn(self) -> None:
+        if self.is_expiring and self._told != self.not_after_ms:
+            self._told = self.not_after_ms
+            logger(peer=self._peer.node_id).warning(
+                EXPIRING,
+                detail=f"the capability token in {self._path} ends soon",
+                not_after_ms=self.not_after_ms,
+                hint=self._hint(),
+            )

@@ -1,0 +1,163 @@
+"""One page of tombstones or revocations inspected: decoded, known ones set aside, others judged.
+
+Runs in a worker thread: the lookups and the signature checks block.  The checks themselves are
+in ``trust.tombstones``; here is what they are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from stigmem_replicator.engine.refusals import Inspected, Letters
+from stigmem_replicator.protocol import tombstone
+from stigmem_replicator.protocol.dialect import Dialect
+from stigmem_replicator.protocol.envelope import MalformedEntry
+from stigmem_replicator.protocol.tombstone import Artifact, RecordEntry, Revocation
+from stigmem_replicator.replication.plan import Judged
+from stigmem_replicator.store import reads, tombstones
+from stigmem_replicator.store.engine import Database, reading
+from stigmem_replicator.trust.keys import Manifest, ManifestError, parse_manifest
+from stigmem_replicator.trust.tombstones import (
+    JUDGEMENT_VERSION,
+    AdmitRecord,
+    KnownRecord,
+    RecordPolicy,
+    RecordVerdict,
+    is_duplicate,
+    judge,
+)
+from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The raw entries of one kind on one page, where they came from and when they are judged.
+
+    ``admitted`` are tombstones that this pass would have written and, in a dry run, did not.
+    """
+
+    node_id: str
+    artifact: Artifact
+    entries: Sequence[object]
+    dialect: Dialect
+    now_ms: int
+    admitted: Mapping[str, KnownRecord]
+
+
+def generation(policy: RecordPolicy) -> str:
+    """Return a name for everything that a verdict depends on beside the entry and its issuer.
+
+    A dead letter made under another generation is judged again; one that waits for its issuer's
+    key always is.
+    """
+    tenants = policy.tenants
+    facts = [
+        JUDGEMENT_VERSION,
+        sorted(policy.keys),
+        tenants.ingest_tenant,
+        tenants.hosts_tenants,
+        tenants.plugin_active,
+        policy.relay_enabled,
+        policy.relay_trusted,
+        policy.signed,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def inspect(database: Database, batch: Batch, policy: RecordPolicy) -> Inspected:
+    """Judge raw entries; the issuers' manifests are looked up here.
+
+    Raises ``LocalError`` when a lookup fails.
+    """
+    decoded = [tombstone.decode_entry(raw, batch.artifact, batch.dialect) for raw in batch.entries]
+    ids = [
+        item.record.id
+        if isinstance(item, RecordEntry)
+        else tombstone.entry_id(raw, batch.artifact, batch.dialect)
+        for raw, item in zip(batch.entries, decoded, strict=True)
+    ]
+    stream = tombstones.STREAM_OF[batch.artifact]
+    with reading(database) as connection:
+        known = tombstones.known_records(connection, stream, set(ids))
+        found = reads.known_letters(connection, batch.node_id, stream, set(ids))
+        targets = {**batch.admitted, **_targets(connection, decoded)}
+        policy = _with_issuers(connection, policy, decoded, batch.now_ms)
+    letters = Letters(found, generation(policy), batch.now_ms)
+    judged: list[Judged] = []
+    settled: set[str] = set()
+    for raw, item, entry_id in zip(batch.entries, decoded, ids, strict=True):
+        if isinstance(item, RecordEntry) and is_duplicate(item.record, known.get(entry_id)):
+            judged.append(Judged(entry_id, Duplicate(entry_id)))
+            if letters.settles(entry_id, raw):
+                settled.add(entry_id)
+            continue
+        before = letters.refused_before(entry_id, raw)
+        if before is not None:
+            judged.append(before)
+            continue
+        verdict = _judge(item, policy, known.get(entry_id), targets)
+        if isinstance(verdict, BlockPeer):
+            return Inspected(letters.generation, tuple(judged), frozenset(), verdict)
+        if isinstance(verdict, AdmitRecord):
+            record = verdict.entry.record
+            # The same id again on this page is judged against what the page brought first.
+            known[entry_id] = KnownRecord(record.signed_by, record.signature)
+            settled.add(entry_id)
+        if isinstance(verdict, Reject):
+            judged.append(letters.rejected(entry_id, raw, verdict))
+        else:
+            judged.append(Judged(entry_id, verdict))
+    open_letters = letters.open_ones() & settled
+    return Inspected(letters.generation, tuple(judged), open_letters, None)
+
+
+def _targets(
+    connection: Connection, decoded: Collection[RecordEntry | MalformedEntry]
+) -> dict[str, KnownRecord]:
+    """Return the tombstones that revocations of a page name, as far as they are here."""
+    wanted = {
+        item.record.tombstone_id
+        for item in decoded
+        if isinstance(item, RecordEntry) and isinstance(item.record, Revocation)
+    }
+    return tombstones.known_records(connection, tombstones.STREAM_OF[Artifact.TOMBSTONE], wanted)
+
+
+def _with_issuers(
+    connection: Connection,
+    policy: RecordPolicy,
+    decoded: Collection[RecordEntry | MalformedEntry],
+    now_ms: int,
+) -> RecordPolicy:
+    """Return the policy with the manifests of a page's issuers that hold now."""
+    issuers = {item.record.signed_by for item in decoded if isinstance(item, RecordEntry)}
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    holding: dict[str, Manifest] = {}
+    for organisation, text in tombstones.manifests(connection, issuers).items():
+        try:
+            manifest = parse_manifest(json.loads(text))
+            manifest.verify()
+        except (ValueError, ManifestError, RecursionError):
+            continue
+        if manifest.entity_uri == organisation and not manifest.expired(now):
+            holding[organisation] = manifest
+    return replace(policy, issuers=holding)
+
+
+def _judge(
+    item: RecordEntry | MalformedEntry,
+    policy: RecordPolicy,
+    known: KnownRecord | None,
+    targets: Mapping[str, KnownRecord],
+) -> RecordVerdict:
+    if isinstance(item, MalformedEntry):
+        return Reject(item.reason, item.detail)
+    record = item.record
+    target = targets.get(record.tombstone_id) if isinstance(record, Revocation) else None
+    return judge(item, policy, known, target)

@@ -1,0 +1,115 @@
+"""Entries of a page that were refused, now or before: what their dead letters tell of them.
+
+Why an entry is refused is decided in ``trust``; this is the same for whatever a stream carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from stigmem_replicator.errors import Reason
+from stigmem_replicator.protocol import document
+from stigmem_replicator.replication.plan import Judged, RefusedBefore
+from stigmem_replicator.store.reads import KnownLetter
+from stigmem_replicator.trust.verdicts import BlockPeer, Reject
+
+TOUCH_AFTER_MS: Final = 3_600_000
+"""A dead letter that is seen again is counted in its row at most once an hour."""
+
+MENDED_BY_TIME: Final = frozenset(
+    {Reason.HLC_SKEW, Reason.WAITING_FOR_KEY, Reason.WAITING_FOR_TOMBSTONE}
+)
+"""Reasons that pass by themselves: such an entry is judged each time it is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The verdicts on a page's entries, in order.
+
+    ``generation`` names what they were judged by, ``open_letters`` are the ids whose open dead
+    letter is settled because the entry is here or is admitted now, and ``blocked`` says why the
+    peer as a whole cannot be admitted.
+    """
+
+    generation: str
+    judged: tuple[Judged, ...]
+    open_letters: frozenset[str]
+    blocked: BlockPeer | None
+
+    def count(self, reason: Reason) -> int:
+        """Return how many entries were rejected for ``reason``."""
+        return sum(
+            isinstance(item.verdict, Reject) and item.verdict.reason is reason
+            for item in self.judged
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """The dead letters under the ids of a page, and what the page is judged by and when."""
+
+    known: Mapping[str, KnownLetter]
+    generation: str
+    now_ms: int
+
+    def settles(self, entry_id: str, raw: object) -> bool:
+        """Say whether this very entry has a dead letter, which is settled once it is here."""
+        letter = self.known.get(entry_id)
+        return letter is not None and letter.payload_hash == _digest(raw)
+
+    def refused_before(self, entry_id: str, raw: object) -> Judged | None:
+        """Return the verdict on an entry that need not be judged again, else None."""
+        letter = self.known.get(entry_id)
+        if letter is None or letter.reason in MENDED_BY_TIME or not self._unchanged(letter, raw):
+            return None
+        return Judged(entry_id, self._before(letter))
+
+    def rejected(self, entry_id: str, raw: object, verdict: Reject) -> Judged:
+        """Return the verdict on an entry that is refused now, as it may have been before."""
+        letter = self.known.get(entry_id)
+        same = letter is not None and letter.reason == verdict.reason
+        if letter is not None and same and self._unchanged(letter, raw):
+            return Judged(entry_id, self._before(letter))
+        payload = document.payload(raw)
+        return Judged(entry_id, verdict, payload, document.payload_hash(payload), audited=same)
+
+    def open_ones(self) -> frozenset[str]:
+        """Return the ids whose dead letter nobody has dealt with."""
+        return frozenset(
+            entry_id for entry_id, letter in self.known.items() if letter.status == "open"
+        )
+
+    def _unchanged(self, letter: KnownLetter, raw: object) -> bool:
+        """Say whether this very entry was refused under the same policy and keys."""
+        if letter.status == "resolved" or letter.generation != self.generation:
+            return False
+        return letter.payload_hash == _digest(raw)
+
+    def _before(self, letter: KnownLetter) -> RefusedBefore:
+        touch = self.now_ms - letter.last_seen_at_ms >= TOUCH_AFTER_MS
+        return RefusedBefore(Reason(letter.reason), touch)
+
+
+def refused_by_database(
+    inspected: Inspected, place: int, entries: Sequence[object], reason: Reason, why: str
+) -> Inspected:
+    """Return the verdicts with the entry at ``place`` refused, for what the database says of it.
+
+    What follows under the same id was judged as if it were here, and is refused with it.
+    """
+    judged = list(inspected.judged)
+    entry_id = judged[place].entry_id
+    verdict = Reject(reason, f"the node's database refuses it: {why}")
+    nothing_known = Letters({}, inspected.generation, 0)
+    for later in range(place, len(judged)):
+        if judged[later].entry_id == entry_id:
+            judged[later] = nothing_known.rejected(entry_id, entries[later], verdict)
+    return replace(
+        inspected, judged=tuple(judged), open_letters=inspected.open_letters - {entry_id}
+    )
+
+
+def _digest(raw: object) -> str:
+    return document.payload_hash(document.payload(raw))
