@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stigmem_replicator.cli import render
+from stigmem_replicator.cli import render, token_files
 from stigmem_replicator.cli.context import (
     all_peers,
     check_trust_mode,
@@ -21,9 +21,16 @@ from stigmem_replicator.clock import SystemClock, system_sleep
 from stigmem_replicator.engine.identity import doubt_about_key, load_identity
 from stigmem_replicator.engine.trust_inputs import TrustBook
 from stigmem_replicator.errors import ExitCode, LocalError
-from stigmem_replicator.settings import Review, Settings, listening_warning, warnings_about_keys
+from stigmem_replicator.settings import (
+    Review,
+    Settings,
+    listening_warning,
+    plain_token_warnings,
+    warnings_about_keys,
+)
 from stigmem_replicator.settings.values import without_secrets
 from stigmem_replicator.store.engine import Database
+from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.transport.certificates import doubts
 from stigmem_replicator.transport.network import Network, open_network
 
@@ -93,6 +100,7 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
     Returns whether it could be opened.
     """
     network: Network | None = None
+    peers: list[PeerRow] = []
 
     def fits(look: Callable[[], object]) -> bool:
         try:
@@ -110,7 +118,8 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
         with opened(settings) as database:
             fits(lambda: _look_at_identity(database, settings, network, warnings))
             fits(lambda: TrustBook(database, settings, SystemClock()))
-            known = {peer.node_id for peer in all_peers(database)}
+            peers.extend(all_peers(database))
+            known = {peer.node_id for peer in peers}
             for node_id in settings.peer_tables:
                 if node_id not in known:
                     place = f'[peer."{without_secrets(node_id)}"] of {settings.config_file}'
@@ -121,7 +130,10 @@ def _look(settings: Settings, problems: list[LocalError], warnings: list[str]) -
         warnings.append(reachable)
     fits(lambda: check_trust_mode(settings))
     fits(look_outside)
-    return fits(look_inside)
+    opened_it = fits(look_inside)
+    warnings += token_files.doubts(settings, peers, SystemClock().now_ms())
+    warnings += plain_token_warnings(settings, {peer.node_id: peer.node_url for peer in peers})
+    return opened_it
 
 
 def _look_at_identity(

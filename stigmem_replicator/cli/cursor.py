@@ -239,6 +239,10 @@ def set_(
     The next pull reads from there; what lies before it is not looked for any more.
     """
     if stream in BESIDE:
+        if force:
+            raise streams.cheap(
+                stream, f"--force is for facts: {stream} go only to a time that the peer gave"
+            )
         _place_beside(context, peer, stream, cursor, events.CURSOR_SET, yes=yes)
         return
     with opened(settings_of(context)) as database:

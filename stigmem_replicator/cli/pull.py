@@ -246,15 +246,7 @@ def _print_summary(
         if not outcomes:
             print("this node has no active peers")
         for item in outcomes:
-            end = "interrupted" if item.interrupted else "done"
-            end = f"stopped: {item.error.reason}" if item.error else end
-            parts = [f"{item.peer.node_id}: {end}"]
-            if wishes.streams is not Streams.TOMBSTONES:
-                parts.append(render.progress(item.report, item.seconds))
-            if wishes.streams is not Streams.FACTS:
-                beside = render.tombstones(item.tombstones, item.tombstone_failure)
-                parts.append(f"tombstones: {beside}")
-            print(render.clean("; ".join(parts)))
+            print(render.clean(_line(item, wishes)))
     else:
         for item in outcomes:
             print(_summary(item, wishes))
@@ -274,6 +266,21 @@ def _beside(outcome: Outcome, wishes: Wishes) -> dict[str, object]:
     if wishes.streams is Streams.TOMBSTONES:
         said["caught_up"] = outcome.tombstones.caught_up_ms is not None and outcome.error is None
     return said
+
+
+def _line(outcome: Outcome, wishes: Wishes) -> str:
+    alone = wishes.streams is Streams.TOMBSTONES
+    report = outcome.tombstones if alone else outcome.report
+    end = render.end(report, outcome.error, interrupted=outcome.interrupted)
+    parts = [f"{outcome.peer.node_id}: {end}"]
+    if alone:
+        parts.append(f"tombstones: {render.new_tombstones(outcome.tombstones)}")
+        return "; ".join(parts)
+    parts.append(render.progress(outcome.report, outcome.seconds))
+    if wishes.streams is Streams.ALL:
+        beside = render.tombstones(outcome.tombstones, outcome.tombstone_failure)
+        parts.append(f"tombstones: {beside}")
+    return "; ".join(parts)
 
 
 def _summary(outcome: Outcome, wishes: Wishes) -> str:

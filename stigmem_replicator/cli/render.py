@@ -23,12 +23,14 @@ __all__ = [
     "ahead",
     "clean",
     "document",
+    "end",
     "ending",
     "error_document",
     "failure",
     "lag",
     "left_alone",
     "moment",
+    "new_tombstones",
     "pairs",
     "place",
     "progress",
@@ -183,7 +185,16 @@ def tombstones_summary(
 ) -> str:
     """Return what a pull of one peer's tombstones alone did, for a person."""
     ended = _how_it_ended(peer, report, seconds, error, interrupted=interrupted)
-    return pairs([*ended, ("tombstones", tombstones(report, error))])
+    return pairs([*ended, ("tombstones", new_tombstones(report))])
+
+
+def end(report: PullReport, error: ReplicatorError | None, *, interrupted: bool) -> str:
+    """Return how a pull of one peer ended, in a few words."""
+    if error is not None:
+        return f"stopped: {error.reason}"
+    if interrupted:
+        return "interrupted"
+    return "stopped as asked, more remains" if report.caught_up_ms is None else "caught up"
 
 
 def _how_it_ended(
@@ -194,17 +205,10 @@ def _how_it_ended(
     *,
     interrupted: bool,
 ) -> list[tuple[str, str]]:
-    if error is not None:
-        end = f"stopped: {error.reason}"
-    elif interrupted:
-        end = "interrupted"
-    elif report.caught_up_ms is None:
-        end = "stopped as asked, more remains"
-    else:
-        end = "caught up"
+    ended = end(report, error, interrupted=interrupted)
     return [
         ("peer", f"{peer.node_id} at {without_secrets(peer.node_url)}"),
-        ("end", f"{end} after {seconds:.1f} s"),
+        ("end", f"{ended} after {seconds:.1f} s"),
         ("pages", str(report.pages)),
     ]
 
@@ -242,15 +246,21 @@ def pull_document(
 
 
 def tombstones(report: TombstoneReport, error: ReplicatorError | None) -> str:
-    """Return what a pull brought of tombstones and revocations, in one line."""
+    """Return what a pull brought of tombstones and revocations, and what is left, in one line."""
+    said = new_tombstones(report)
+    if error is not None:
+        return f"{said}, stopped: {error.reason}"
+    return f"{said}, more remains" if report.more and report.caught_up_ms is None else said
+
+
+def new_tombstones(report: TombstoneReport) -> str:
+    """Return how many tombstones and revocations a pull brought."""
     parts = []
     for artifact in Artifact:
         counts = report.of[artifact]
         parts.append(f"{counts.admitted} new {artifact}{'' if counts.admitted == 1 else 's'}")
     counts = report.counts
     parts.append(f"{sum(counts.rejected.values())} rejected")
-    if error is not None:
-        parts.append(f"stopped: {error.reason}")
     return ", ".join(parts)
 
 

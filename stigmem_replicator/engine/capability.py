@@ -7,12 +7,15 @@ in the trust mode ``off`` takes.
 
 from __future__ import annotations
 
+import os
 import shlex
+import stat
+from pathlib import Path
 from typing import Final
 
 from stigmem_replicator.engine.connection import PeerConnection
 from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
-from stigmem_replicator.observe.log import logger
+from stigmem_replicator.observe.log import logger, printable
 from stigmem_replicator.protocol import capability
 from stigmem_replicator.protocol.capability import CapabilityFormatError, CapabilityToken
 from stigmem_replicator.settings.values import without_secrets
@@ -21,6 +24,45 @@ TTL_SECONDS: Final = 90 * 86_400
 """The longest life that a node gives a token."""
 
 EXPIRING: Final = "federation.capability.expiring"
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_token(path: Path) -> str:
+    """Return the text of a token's file.  Blocks: call it in a thread.
+
+    Raises :class:`CapabilityFormatError` where there is none: also for what is no plain file,
+    since a pipe would keep its reader for good.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(capability.CHARACTERS + 1) if plain else b""
+    except OSError as error:
+        raise CapabilityFormatError(error.strerror or "it cannot be read") from error
+    if not plain:
+        raise CapabilityFormatError("it is no plain file")
+    if len(data) > capability.CHARACTERS:
+        raise CapabilityFormatError("it is too long")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CapabilityFormatError("it is not UTF-8") from None
+
+
+def token_for(organisation: str | None, path: Path) -> CapabilityToken:
+    """Return the token in the file of a peer of that organisation.  Blocks, as :func:`read_token`.
+
+    Raises :class:`CapabilityFormatError` also for what another peer issued: whoever gets it can
+    use it there.  Of the token its message has the issuer alone.
+    """
+    token = capability.parse(read_token(path))
+    if None not in (organisation, token.issuer) and token.issuer != organisation:
+        issuer = printable(str(token.issuer))
+        raise CapabilityFormatError(f"it is one of {issuer}, and this peer is {organisation}")
+    return token
 
 
 class Credential:
@@ -32,6 +74,11 @@ class Credential:
         self._path = connection.around.settings.capability_token_file
         self._token: CapabilityToken | None = None
         self._told: int | None = None
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the operator has named a file for the peer's token."""
+        return self._path is not None
 
     @property
     def not_after_ms(self) -> int:
@@ -65,17 +112,11 @@ class Credential:
             return
         self._token = None
         try:
-            with self._path.open(encoding="utf-8") as file:
-                text = file.read(capability.CHARACTERS + 1)
-            if len(text) > capability.CHARACTERS:
-                raise CapabilityFormatError("it is too long")
-            self._token = capability.parse(text)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            if isinstance(error, UnicodeDecodeError):
-                why = "it is not UTF-8"
-            message = f"{self._path} has no capability token for peer {self._peer.node_id}: {why}"
+            token = token_for(self._peer.entity_uri, self._path)
+        except CapabilityFormatError as error:
+            message = f"{self._path} has no capability token for peer {self._peer.node_id}: {error}"
             raise self._required(message) from error
+        self._token = token
         self._warn()
 
     def mint(self) -> str:
@@ -122,9 +163,11 @@ class Credential:
     def _warn(self) -> None:
         if self.is_expiring and self._told != self.not_after_ms:
             self._told = self.not_after_ms
+            ended = self.not_after_ms <= self._connection.around.clock.now_ms()
             logger(peer=self._peer.node_id).warning(
                 EXPIRING,
-                detail=f"the capability token in {self._path} ends soon",
+                detail=f"the capability token in {self._path} "
+                f"{'has ended' if ended else 'ends soon'}",
                 not_after_ms=self.not_after_ms,
                 hint=self._hint(),
             )

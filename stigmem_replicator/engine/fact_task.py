@@ -10,7 +10,9 @@ from stigmem_replicator.engine.report import PullReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.stream_task import Floor, Shared, StreamTask
 from stigmem_replicator.engine.telling import Teller
+from stigmem_replicator.errors import LocalError, Reason, ReplicatorError
 from stigmem_replicator.replication.states import PeerState, Standing
+from stigmem_replicator.store import records
 from stigmem_replicator.store.reads import CursorRow
 from stigmem_replicator.store.standings import Note, Turn
 
@@ -69,6 +71,17 @@ class FactTask(StreamTask):
         if row not in (self._facts.row, self._woken_for):
             self._woken_for = row
             self._wake()
+
+    async def _audit(self, error: ReplicatorError) -> None:
+        """Note in the node's audit that somebody else answers for the peer: once, not by stream."""
+        if error.reason is not Reason.SAN_MISMATCH:
+            return
+        try:
+            await self._around.writer.run(
+                records.audit_san_mismatch, self.peer, self._around.new_id, self._around.clock
+            )
+        except LocalError as trouble:
+            self._shared.gate.close(trouble)
 
     def _note(self) -> Note:
         admitted = self._new

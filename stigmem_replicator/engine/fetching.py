@@ -16,7 +16,7 @@ from stigmem_replicator.errors import (
 from stigmem_replicator.protocol import tombstone
 from stigmem_replicator.protocol.document import PageError
 from stigmem_replicator.protocol.envelope import Page
-from stigmem_replicator.protocol.tombstone import Artifact, TombstonePage
+from stigmem_replicator.protocol.tombstone import Artifact, Stamp, TombstonePage
 from stigmem_replicator.replication import tombstones
 from stigmem_replicator.replication.session import Answer, Fetch
 from stigmem_replicator.transport.client import HttpAnswer
@@ -25,6 +25,8 @@ FACTS_PATH: Final = "/v1/federation/facts"
 TOMBSTONES_PATH: Final = "/v1/federation/tombstones"
 
 P = TypeVar("P")
+
+_Stamps = tuple[Stamp | None, ...]
 
 
 class _Source:
@@ -134,23 +136,23 @@ class TombstoneSource(_Source):
             query["since"] = fetch.since
         dialect = self._around.envelope.dialect
 
-        def decode(body: bytes) -> TombstonePage:
+        def decode(body: bytes) -> tuple[TombstonePage, dict[Artifact, _Stamps]]:
             page = tombstone.decode_page(body, dialect, len(Artifact) * fetch.limit)
+            created = {}
             for artifact in Artifact:
-                there = len(page.entries(artifact))
-                if there > fetch.limit:
-                    message = f"{there} {artifact}s, {fetch.limit} were asked for"
+                entries = page.entries(artifact)
+                if len(entries) > fetch.limit:
+                    message = f"{len(entries)} {artifact}s, {fetch.limit} were asked for"
                     raise PageError(Reason.MALFORMED_PAGE, message)
-            return page
-
-        got, page = await self._ask(TOMBSTONES_PATH, query, self._mint, decode)
-        answer = tombstones.Answer(
-            created={
-                artifact: tuple(
-                    tombstone.created_at(raw, artifact, dialect) for raw in page.entries(artifact)
+                # They can be a great many, which are not read while others wait.
+                created[artifact] = tuple(
+                    tombstone.created_at(raw, artifact, dialect) for raw in entries
                 )
-                for artifact in Artifact
-            },
+            return page, created
+
+        got, (page, created) = await self._ask(TOMBSTONES_PATH, query, self._mint, decode)
+        answer = tombstones.Answer(
+            created=created,
             cursor=page.cursor,
             has_more=page.has_more,
             sent_at_ms=got.sent_at_ms,

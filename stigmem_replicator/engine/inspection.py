@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Final
 
 from stigmem_replicator.engine.refusals import Inspected, Letters
 from stigmem_replicator.errors import Reason
@@ -27,6 +28,9 @@ from stigmem_replicator.trust.facts import (
     judge,
 )
 from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
+
+MENDED_BY_TIME: Final = frozenset({Reason.HLC_SKEW})
+"""Reasons that pass by themselves: such an entry is judged each time it is served."""
 
 
 def generation(policy: FactPolicy) -> str:
@@ -75,7 +79,7 @@ def inspect(
     with reading(database) as connection:
         known = reads.known_facts(connection, set(ids))
         found = reads.known_letters(connection, node_id, stream, set(ids))
-    letters = Letters(found, generation(policy), now_ms)
+    letters = Letters(found, generation(policy), now_ms, MENDED_BY_TIME)
     judged: list[Judged] = []
     settled: set[str] = set()
     for raw, item, entry_id in zip(entries, decoded, ids, strict=True):

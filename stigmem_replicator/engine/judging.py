@@ -96,7 +96,7 @@ class Judge:
         """
         check = self._around.threads.check
         proven = await check(self._any_signature_fits, entries, keys)
-        newer = await sender.after_bad_signatures(proven=proven)
+        newer = await sender.after_bad_signatures(keys, proven=proven)
         if newer is not None:
             keys = newer
             inspected = await check(self._inspect, entries, keys)

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
+import anyio
+
 from stigmem_replicator.engine.surroundings import Surroundings
 from stigmem_replicator.errors import PeerBlockedError, Reason, ReplicatorError
 from stigmem_replicator.observe.log import logger, printable
@@ -61,6 +63,7 @@ class SenderKeys:
         self._refreshed_at: float | None = None
         self._manifest: Manifest | None = None
         self._log = logger(peer=peer.node_id)
+        self._one_look = anyio.Lock()
 
     async def current(self) -> frozenset[str]:
         """Return the keys the peer may sign with now, its manifest fetched anew when it is due.
@@ -72,31 +75,55 @@ class SenderKeys:
         due = timedelta(seconds=self._around.settings.manifest_refresh_s)
         updated = parse_time(stored.updated_at)
         old = updated is None or now - updated >= due or manifest.expired(now + due)
-        if old and not self._just_refreshed():
-            try:
-                manifest = await self._refresh(stored, manifest)
-            except (ReplicatorError, ManifestError) as error:
-                self._log.warning(
-                    "federation.manifest.refresh_failed",
-                    detail=printable(str(error), DETAIL_CHARACTERS),
-                )
+        if old:
+            async with self._one_look:
+                manifest = await self._refreshed(stored, manifest)
         if manifest.expired(now):
             raise self._unresolvable(f"its manifest expired at {manifest.expires_at}")
         return self._keys(manifest)
 
-    async def after_bad_signatures(self, *, proven: bool) -> frozenset[str] | None:
-        """Look for a newer manifest because signatures did not verify.
+    async def _refreshed(self, stored: StoredManifest, manifest: Manifest) -> Manifest:
+        """Return the manifest that is stored now, a new one if it can be had."""
+        if self._just_refreshed():
+            return (await self._load())[1]
+        try:
+            return await self._refresh(stored, manifest)
+        except (ReplicatorError, ManifestError) as error:
+            self._log.warning(
+                "federation.manifest.refresh_failed",
+                detail=printable(str(error), DETAIL_CHARACTERS),
+            )
+            return manifest
 
+    async def after_bad_signatures(
+        self, used: frozenset[str], *, proven: bool
+    ) -> frozenset[str] | None:
+        """Look for a newer manifest because signatures did not verify by the keys ``used``.
+
+        The streams of a peer look one after the other, so that what one found serves the other.
         Returns the new keys, or None when there are none and the entries themselves are bad,
         as far as can be told; ``proven`` says that some signature on the page was good.  Raises
         :class:`PeerBlockedError` with ``key_changed`` when the peer shows a key to which no
         chain leads, or when nothing was proven and no good manifest can be had, and
         :class:`PeerRefusedError` when nothing was proven and somebody else answers for the peer.
         """
-        if self._just_refreshed():
-            return None
-        stored, manifest = await self._load()
-        before = self._keys(manifest)
+        async with self._one_look:
+            stored, manifest = await self._load()
+            before = self._keys(manifest)
+            if before != used:
+                return before
+            if self._just_refreshed():
+                return None
+            return await self._newer(stored, manifest, before, proven=proven)
+
+    async def _newer(
+        self,
+        stored: StoredManifest,
+        manifest: Manifest,
+        before: frozenset[str],
+        *,
+        proven: bool,
+    ) -> frozenset[str] | None:
         try:
             newer = await self._refresh(stored, manifest)
         except ManifestError as error:

@@ -20,7 +20,7 @@ from stigmem_replicator.engine.pacing import paces_of
 from stigmem_replicator.engine.report import PullReport, TombstoneReport
 from stigmem_replicator.engine.stream import FactStream, Watcher
 from stigmem_replicator.engine.surroundings import Surroundings
-from stigmem_replicator.engine.tombstone_pull import TombstonePull
+from stigmem_replicator.engine.tombstone_pull import RETRIES, TombstonePull
 from stigmem_replicator.errors import (
     PeerHeldError,
     Reason,
@@ -36,9 +36,6 @@ from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.own_models import TOMBSTONES
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.standings import Holder, Note, Turn
-
-RETRIES: Final = 2
-"""Attempts after a transient failure before a pull by hand gives up."""
 
 LOCK_LOOK_SECONDS: Final = 0.2
 WANTED_AGAIN_SECONDS: Final = 1.0
@@ -120,7 +117,12 @@ class Pull:
         failure: ReplicatorError | None = None
         async with PeerConnection(self._peer, self._around, read_only=wishes.dry_run) as connection:
             beside = TombstonePull(
-                connection, self._tombstone_report, Watcher(tell=self._tell), self._held
+                connection,
+                self._tombstone_report,
+                self._tell,
+                self._held,
+                wishes.patience_s,
+                goes_on=wishes.streams is Streams.ALL,
             )
             try:
                 if wishes.streams is not Streams.FACTS:
@@ -129,15 +131,28 @@ class Pull:
                     # They may have ended in a wish that holds for the facts too.
                     await self._wait_until_welcome()
                     async with anyio.create_task_group() as tasks:
-                        if wishes.streams is Streams.ALL:
-                            tasks.start_soon(beside.keep)
+                        if wishes.streams is Streams.ALL and not wishes.dry_run:
+                            tasks.start_soon(self._keep, beside)
                         await self._pull_facts(connection)
                         tasks.cancel_scope.cancel()
+                await beside.close()
             except* ReplicatorError as group:
                 failure = first_of(group)
             self.tombstone_failure = beside.failure
+            alone = wishes.streams is Streams.TOMBSTONES and not wishes.dry_run
+            if alone and beside.failure and beside.failure.reason is Reason.SAN_MISMATCH:
+                await self._audit_mismatch()
         if failure is not None:
             raise failure
+
+    async def _keep(self, beside: TombstonePull) -> None:
+        """Read the tombstones every so often, as the peer allows, while facts take long."""
+        around = self._around
+        while not beside.is_blocked:
+            await around.sleep(around.settings.tombstone_interval_s)
+            not_before_ms = await around.threads.look_up(self._not_before_ms)
+            if (not_before_ms or 0) <= around.clock.now_ms():
+                await beside.run()
 
     async def _pull_facts(self, connection: PeerConnection) -> None:
         stream = FactStream(

@@ -39,7 +39,7 @@ from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
 class Batch:
     """The raw entries of one kind on one page, where they came from and when they are judged.
 
-    ``admitted`` are tombstones that this pass would have written and, in a dry run, did not.
+    ``admitted`` is, by kind, what this pass would have written and, in a dry run, did not.
     """
 
     node_id: str
@@ -47,7 +47,7 @@ class Batch:
     entries: Sequence[object]
     dialect: Dialect
     now_ms: int
-    admitted: Mapping[str, KnownRecord]
+    admitted: Mapping[Artifact, Mapping[str, KnownRecord]]
 
 
 def generation(policy: RecordPolicy) -> str:
@@ -84,11 +84,16 @@ def inspect(database: Database, batch: Batch, policy: RecordPolicy) -> Inspected
     ]
     stream = tombstones.STREAM_OF[batch.artifact]
     with reading(database) as connection:
-        known = tombstones.known_records(connection, stream, set(ids))
+        known = {
+            **tombstones.known_records(connection, stream, set(ids)),
+            **batch.admitted[batch.artifact],
+        }
         found = reads.known_letters(connection, batch.node_id, stream, set(ids))
-        targets = {**batch.admitted, **_targets(connection, decoded)}
+        targets = {**batch.admitted[Artifact.TOMBSTONE], **_targets(connection, decoded)}
         policy = _with_issuers(connection, policy, decoded, batch.now_ms)
-    letters = Letters(found, generation(policy), batch.now_ms)
+    letters = Letters(
+        found, generation(policy), batch.now_ms, tombstones.MENDED_BY_TIME, steady=True
+    )
     judged: list[Judged] = []
     settled: set[str] = set()
     for raw, item, entry_id in zip(batch.entries, decoded, ids, strict=True):

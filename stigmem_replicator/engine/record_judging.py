@@ -14,7 +14,7 @@ from stigmem_replicator.engine.manifests import SenderKeys
 from stigmem_replicator.engine.record_inspection import Batch, inspect
 from stigmem_replicator.engine.refusals import Inspected
 from stigmem_replicator.errors import PeerBlockedError, Reason
-from stigmem_replicator.protocol.tombstone import Artifact, Tombstone
+from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.store import reads, schema
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.trust.tombstones import AdmitRecord, KnownRecord, RecordPolicy
@@ -29,7 +29,7 @@ class RecordJudge:
         self._connection = connection
         self._peer = connection.peer
         self._around = connection.around
-        self._admitted: dict[str, KnownRecord] = {}
+        self._admitted: dict[Artifact, dict[str, KnownRecord]] = {a: {} for a in Artifact}
 
     async def page(self, artifact: Artifact, entries: Sequence[object]) -> Inspected:
         """Judge the entries of one kind on a page.
@@ -42,7 +42,7 @@ class RecordJudge:
         inspected = await self.again(artifact, entries)
         self._around.counting.page_verified(clock.monotonic() - began)
         if self._connection.read_only:
-            self._remember(inspected)
+            self._remember(artifact, inspected)
         return inspected
 
     async def again(self, artifact: Artifact, entries: Sequence[object]) -> Inspected:
@@ -53,8 +53,8 @@ class RecordJudge:
         else:
             keys = await sender.current()
         inspected = await self._inspect(artifact, entries, keys)
-        if sender is not None and inspected.count(Reason.ORIGIN_SIG_INVALID):
-            inspected = await self._with_newer_keys(sender, artifact, entries, inspected)
+        if sender is not None and inspected.refuses(Reason.ORIGIN_SIG_INVALID):
+            inspected = await self._with_newer_keys(sender, artifact, entries, keys, inspected)
         if inspected.blocked is not None:
             raise PeerBlockedError(
                 inspected.blocked.reason,
@@ -69,10 +69,11 @@ class RecordJudge:
         sender: SenderKeys,
         artifact: Artifact,
         entries: Sequence[object],
+        keys: frozenset[str],
         inspected: Inspected,
     ) -> Inspected:
-        """Look once whether the sender has other keys by now; else the entries are bad."""
-        newer = await sender.after_bad_signatures(proven=True)
+        """Look whether the sender has other keys by now; else the entries are bad, for now."""
+        newer = await sender.after_bad_signatures(keys, proven=True)
         return inspected if newer is None else await self._inspect(artifact, entries, newer)
 
     async def _inspect(
@@ -84,7 +85,7 @@ class RecordJudge:
             entries=entries,
             dialect=self._around.envelope.dialect,
             now_ms=self._around.clock.now_ms(),
-            admitted=dict(self._admitted),
+            admitted={kind: dict(known) for kind, known in self._admitted.items()},
         )
         return await self._around.threads.check(self._judge, batch, keys)
 
@@ -108,11 +109,10 @@ class RecordJudge:
             signed=self._around.envelope.signed,
         )
 
-    def _remember(self, inspected: Inspected) -> None:
-        """Keep the tombstones of a dry run, which revocations that follow may name."""
+    def _remember(self, artifact: Artifact, inspected: Inspected) -> None:
+        """Keep what a dry run would have written, for what follows."""
         for item in inspected.judged:
             if isinstance(item.verdict, AdmitRecord):
                 record = item.verdict.entry.record
-                if isinstance(record, Tombstone):
-                    known = KnownRecord(record.signed_by, record.signature)
-                    self._admitted[record.id] = known
+                known = KnownRecord(record.signed_by, record.signature)
+                self._admitted[artifact][record.id] = known

@@ -6,6 +6,7 @@ Why an entry is refused is decided in ``trust``; this is the same for whatever a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,11 +18,6 @@ from stigmem_replicator.trust.verdicts import BlockPeer, Reject
 
 TOUCH_AFTER_MS: Final = 3_600_000
 """A dead letter that is seen again is counted in its row at most once an hour."""
-
-MENDED_BY_TIME: Final = frozenset(
-    {Reason.HLC_SKEW, Reason.WAITING_FOR_KEY, Reason.WAITING_FOR_TOMBSTONE}
-)
-"""Reasons that pass by themselves: such an entry is judged each time it is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +41,27 @@ class Inspected:
             for item in self.judged
         )
 
+    def refuses(self, reason: Reason) -> bool:
+        """Say whether an entry is refused for ``reason``, now or as it was before."""
+        return any(
+            isinstance(item.verdict, Reject | RefusedBefore) and item.verdict.reason is reason
+            for item in self.judged
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """The dead letters under the ids of a page, and what the page is judged by and when."""
+    """The dead letters under the ids of a page, and what the page is judged by and when.
+
+    What was refused for a reason that is ``mended`` by time is judged each time it is served.
+    With ``steady`` a letter is replaced by one of another form of its entry once an hour at most.
+    """
 
     known: Mapping[str, KnownLetter]
     generation: str
     now_ms: int
+    mended: AbstractSet[Reason] = frozenset()
+    steady: bool = False
 
     def settles(self, entry_id: str, raw: object) -> bool:
         """Say whether this very entry has a dead letter, which is settled once it is here."""
@@ -62,13 +71,15 @@ class Letters:
     def refused_before(self, entry_id: str, raw: object) -> Judged | None:
         """Return the verdict on an entry that need not be judged again, else None."""
         letter = self.known.get(entry_id)
-        if letter is None or letter.reason in MENDED_BY_TIME or not self._unchanged(letter, raw):
+        if letter is None or letter.reason in self.mended or not self._unchanged(letter, raw):
             return None
         return Judged(entry_id, self._before(letter))
 
     def rejected(self, entry_id: str, raw: object, verdict: Reject) -> Judged:
         """Return the verdict on an entry that is refused now, as it may have been before."""
         letter = self.known.get(entry_id)
+        if letter is not None and self._is_another_form(letter, raw):
+            return Judged(entry_id, RefusedBefore(verdict.reason, touch=False))
         same = letter is not None and letter.reason == verdict.reason
         if letter is not None and same and self._unchanged(letter, raw):
             return Judged(entry_id, self._before(letter))
@@ -86,6 +97,15 @@ class Letters:
         if letter.status == "resolved" or letter.generation != self.generation:
             return False
         return letter.payload_hash == _digest(raw)
+
+    def _is_another_form(self, letter: KnownLetter, raw: object) -> bool:
+        """Say whether an id that is refused in one form is refused in another soon after.
+
+        Where entries are read again and again, several forms of one would take turns for good.
+        """
+        lately = self.now_ms - letter.last_seen_at_ms < TOUCH_AFTER_MS
+        is_open = letter.status == "open" and letter.payload_hash != _digest(raw)
+        return self.steady and lately and is_open
 
     def _before(self, letter: KnownLetter) -> RefusedBefore:
         touch = self.now_ms - letter.last_seen_at_ms >= TOUCH_AFTER_MS

@@ -35,7 +35,6 @@ from stigmem_replicator.observe.log import logger
 from stigmem_replicator.replication import pacing, states
 from stigmem_replicator.replication.session import CaughtUp, Stopped
 from stigmem_replicator.replication.states import PeerState, Standing
-from stigmem_replicator.store import records
 from stigmem_replicator.transport.connections import KEEP_ALIVE_S
 
 SLOW_PAGE_SECONDS: Final = 5.0
@@ -145,6 +144,11 @@ class StreamTask(ABC):
         """Return what is to be written of the stream as it stands."""
 
     @property
+    def _is_news(self) -> bool:
+        """Whether it says anything that a page has more behind it."""
+        return True
+
+    @property
     def report(self) -> PullReport:
         """What was read since this task began."""
         return self._report
@@ -223,10 +227,11 @@ class StreamTask(ABC):
             self._due = clock.monotonic() + self._interval_s
             return
         except ReplicatorError as error:
-            await self._after_failure(error)
+            await self._audit(error)
+            self._stand_after(error)
             return
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the peer's task
-            await self._after_failure(_unexpected(error, self.peer.node_id))
+            self._stand_after(_unexpected(error, self.peer.node_id))
             return
         self._local_failures = 0
         asked = max(self._report.pages - pages, 1)
@@ -236,13 +241,16 @@ class StreamTask(ABC):
             chance = self._around.random.uniform(0.0, 1.0)
             wait = pacing.poll_wait_s(self._interval_s, chance)
             self._stand(states.caught_up(self._standing, clock.now_ms(), wait))
-        else:
+        elif self._is_news:
             self._stand(states.more(self._standing, clock.now_ms()))
+        else:
+            self._due = clock.monotonic()
         self._teller.pulled(self._report, self._standing.state)
 
     def _on_page(self, report: PullReport) -> None:
         """Say that there is more as soon as it is known: a turn may be long."""
-        if report.more and self._standing.state is not PeerState.CATCHING_UP:
+        catching_up = self._standing.state is PeerState.CATCHING_UP
+        if report.more and not catching_up and self._is_news:
             self._stand(states.more(self._standing, self._around.clock.now_ms()))
 
     def _after_local_failure(self, error: LocalError) -> None:
@@ -254,15 +262,9 @@ class StreamTask(ABC):
             return
         self._stand_after(error)
 
-    async def _after_failure(self, error: ReplicatorError) -> None:
-        if error.reason is Reason.SAN_MISMATCH:
-            try:
-                await self._around.writer.run(
-                    records.audit_san_mismatch, self.peer, self._around.new_id, self._around.clock
-                )
-            except LocalError as trouble:
-                self._shared.gate.close(trouble)
-        self._stand_after(error)
+    @abstractmethod
+    async def _audit(self, error: ReplicatorError) -> None:
+        """Note a failure in the node's audit, where the node would."""
 
     def _stand_after(self, error: ReplicatorError) -> None:
         clock = self._around.clock
@@ -281,7 +283,9 @@ class StreamTask(ABC):
         note = self._note()
         # What is drained writes anyway: how fast it comes is told after each turn.
         drained = self._new > 0 and after.state is PeerState.CATCHING_UP
-        self._shared.notes.post(note, urgent=changed or drained or after.failures > 0)
+        # A stream that stays blocked is tried now and then, and nothing is new about that.
+        failed = after.failures > 0 and after.state is not PeerState.BLOCKED
+        self._shared.notes.post(note, urgent=changed or drained or failed)
         self._teller.stood(before, after)
 
     @property

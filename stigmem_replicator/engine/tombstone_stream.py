@@ -8,6 +8,7 @@ stream, is for whoever reads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -17,23 +18,27 @@ from stigmem_replicator.engine.connection import PeerConnection
 from stigmem_replicator.engine.fetching import FetchedRecords, TombstoneSource
 from stigmem_replicator.engine.pages import DryRun, PageWriter, Written
 from stigmem_replicator.engine.record_judging import RecordJudge
+from stigmem_replicator.engine.refusals import Inspected
 from stigmem_replicator.engine.report import TombstoneReport
 from stigmem_replicator.engine.stream import Watcher
 from stigmem_replicator.engine.worker import Yielded
 from stigmem_replicator.errors import (
+    LocalError,
     PeerBlockedError,
     Reason,
     ReplicatorError,
     TransientPeerError,
 )
+from stigmem_replicator.protocol import tombstone
 from stigmem_replicator.protocol.tombstone import Artifact
-from stigmem_replicator.replication.plan import Counts
+from stigmem_replicator.replication.plan import Counts, Judged, RefusedBefore
 from stigmem_replicator.replication.positions import Position, Progress
 from stigmem_replicator.replication.session import CaughtUp, Stopped
 from stigmem_replicator.replication.tombstones import Fetch, Pass
 from stigmem_replicator.store import reads, tombstones
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.store.reads import StreamRow
+from stigmem_replicator.trust.verdicts import Reject
 
 WAITING_AT_ONCE: Final = 200
 """How many dead letters are judged again in one go."""
@@ -66,7 +71,8 @@ class TombstoneStream:
         self._judge = RecordJudge(connection)
         # Kept while it is not done, so that a long one goes on where it was.
         self._pass: Pass | None = None
-        self._gap_told = False
+        self._brought_before = 0
+        self._dry_run: dict[Artifact, DryRun] = {}
         self._full_at: float | None = None
         self._awaited: tuple[object, ...] | None = None
 
@@ -84,23 +90,33 @@ class TombstoneStream:
     ) -> CaughtUp | Stopped | Yielded:
         """Make a pass, or go on with one; at most ``quantum`` pages of it, or ``max_pages``.
 
-        What waits in the dead letters is judged again first and last, when what it waits for may
-        have come.  Raises the failure that ended the pass.
+        The first pass of a process is in full, unless it may have only so many pages.  What waits
+        in the dead letters is judged again first and last, when what it waits for may have come.
+        Raises the failure that ended the turn.
         """
         await self._retry_waiting()
         await self._around.threads.look_up(self.credential.load)
         if self._pass is None:
-            self._pass = await self._begin()
+            self._pass = await self._begin(whole=max_pages is None)
         end = await self._pages(self._pass, max_pages, quantum)
         await self._retry_waiting()
         return end
 
-    async def _begin(self) -> Pass:
+    async def close(self) -> None:
+        """Note in the node's audit that a pass which nobody goes on with left something."""
+        reading_, self._pass = self._pass, None
+        if reading_ is not None:
+            await self._tell_gap(reading_)
+
+    async def _begin(self, *, whole: bool = True) -> Pass:
         now, settings = self._around.clock.monotonic(), self._around.settings
-        full = self._full_at is None or now - self._full_at >= settings.tombstone_full_read_s
+        due = self._full_at is None or now - self._full_at >= settings.tombstone_full_read_s
         positions = await self._around.threads.look_up(self._positions)
-        self._gap_told = False
-        return Pass(positions, full=full)
+        self._brought_before = self._report.of[Artifact.TOMBSTONE].admitted
+        self._dry_run = {
+            artifact: DryRun(partial(self._tally, artifact, served=True)) for artifact in Artifact
+        }
+        return Pass(positions, full=due and whole)
 
     async def _pages(
         self, reading_: Pass, max_pages: int | None, quantum: int | None
@@ -109,16 +125,23 @@ class TombstoneStream:
         while (fetch := reading_.next_fetch()) is not None:
             done = reading_.pages - began
             if max_pages is not None and done >= max_pages:
-                await self._tell_gap(reading_)
                 return Stopped()
             if quantum is not None and done >= quantum:
                 return Yielded()
+            fetched = await self._fetch(reading_, fetch)
+            if fetched is None:
+                continue
+            # Until its page is written the pass is ahead of what is committed.
+            self._pass = None
             try:
-                fetched = await self._fetch(reading_, fetch)
-            except ReplicatorError:
-                await self._tell_gap(reading_)
+                taken = await self._take(reading_, fetch, fetched)
+            except ReplicatorError as error:
+                if not isinstance(error, LocalError):
+                    await self._tell_gap(reading_)
                 raise
-            if fetched is not None and not await self._take(reading_, fetch, fetched):
+            if taken:
+                self._pass = reading_
+            else:
                 # Somebody set a position elsewhere: all begins there.
                 reading_ = self._pass = await self._begin()
                 began = reading_.pages
@@ -149,14 +172,16 @@ class TombstoneStream:
     async def _take(self, reading_: Pass, fetch: Fetch, fetched: FetchedRecords) -> bool:
         """Judge and write one page; False when somebody else changed a position meanwhile."""
         before = {artifact: reading_.position(artifact) for artifact in Artifact}
-        stalled = reading_.on_page(fetch, fetched.answer)
-        # Until its page is written the pass is ahead of what is committed.
-        self._pass = None
-        if stalled is not None:
+        astray = reading_.on_page(fetch, fetched.answer)
+        if astray is not None:
+            why = (
+                f"says that more follows {fetch.since}, but does not lead there"
+                if astray is Reason.CURSOR_STALLED
+                else "sent no usable page: its tombstones or revocations are not in their order"
+            )
             raise TransientPeerError(
-                stalled,
-                f"peer {self._peer.node_id} says that more follows {fetch.since}, but does not "
-                "lead there",
+                astray,
+                f"peer {self._peer.node_id} {why}",
                 hint="they are asked for again; if this lasts, tell the peer's operator",
             )
         for artifact in Artifact:
@@ -172,7 +197,6 @@ class TombstoneStream:
             if written.cursor_moved:
                 self._report.moved_elsewhere += 1
                 return False
-        self._pass = reading_
         self._report.pages += 1
         self._report.cursor = reading_.position(Artifact.TOMBSTONE).settled
         self._report.more = reading_.next_fetch() is not None
@@ -190,9 +214,11 @@ class TombstoneStream:
         served: bool = True,
     ) -> Written:
         inspected = await self._judge.page(artifact, entries)
+        if not served:
+            inspected = _unless_key_changed(inspected)
         tally = partial(self._tally, artifact, served=served)
         if self._connection.read_only:
-            return await DryRun(tally).write(entries, inspected, progress)
+            return await self._dry_run[artifact].write(entries, inspected, progress)
         writer = PageWriter(
             self._peer,
             tombstones.STREAM_OF[artifact],
@@ -217,7 +243,7 @@ class TombstoneStream:
         if self._connection.read_only:
             return
         awaited = await self._around.threads.look_up(self._what_is_awaited)
-        if awaited == self._awaited:
+        if awaited is None or awaited == self._awaited:
             return
         positions = await self._around.threads.look_up(self._positions)
         for artifact in Artifact:
@@ -233,22 +259,28 @@ class TombstoneStream:
                     new_checkpoint=None,
                     has_more=True,
                 )
-                entries = tuple(raw for _, raw in waiting)
+                entries = tuple(
+                    raw
+                    for letter_id, raw in waiting
+                    if self._reads_as_before(artifact, letter_id, raw)
+                )
                 written = await self._write(artifact, entries, unmoved, served=False)
                 if written.cursor_moved:
                     return
                 after = waiting[-1][0]
         self._awaited = awaited
 
-    def _what_is_awaited(self) -> tuple[object, ...]:
+    def _reads_as_before(self, artifact: Artifact, letter_id: str, raw: object) -> bool:
+        """Say whether a dead letter has its id still: one of another wire version has none."""
+        return tombstone.entry_id(raw, artifact, self._around.envelope.dialect) == letter_id
+
+    def _what_is_awaited(self) -> tuple[object, ...] | None:
         with reading(self._around.database) as connection:
-            return tombstones.what_is_awaited(connection)
+            return tombstones.what_is_awaited(connection, self._peer.node_id)
 
     def _waiting(self, artifact: Artifact, after: str) -> list[tuple[str, object]]:
         stream, node_id = tombstones.STREAM_OF[artifact], self._peer.node_id
         with reading(self._around.database) as connection:
-            if not reads.has_own_tables(connection):
-                return []
             return tombstones.waiting(connection, node_id, stream, after, WAITING_AT_ONCE)
 
     def _positions(self) -> dict[Artifact, Position]:
@@ -256,18 +288,33 @@ class TombstoneStream:
             return tombstones.stored_positions(connection, self._peer)
 
     async def _tell_gap(self, reading_: Pass) -> None:
-        """Note once for a pass that it ended although the peer is known to have more."""
-        if not reading_.undrained or self._gap_told or self._connection.read_only:
+        """Note in the node's audit that a pass is over although the peer is known to have more."""
+        if not reading_.undrained or self._connection.read_only:
             return
-        self._gap_told = True
-        await self._around.writer.run(
-            tombstones.audit_sync_gap,
-            self._peer,
-            self._report.of[Artifact.TOMBSTONE].admitted,
-            reading_.position(Artifact.TOMBSTONE).settled,
-            self._around.new_id,
-            self._around.clock,
-        )
+        # What ended the pass is what is to be told, not that it could not be noted.
+        with suppress(LocalError):
+            await self._around.writer.run(
+                tombstones.audit_sync_gap,
+                self._peer,
+                self._report.of[Artifact.TOMBSTONE].admitted - self._brought_before,
+                reading_.position(Artifact.TOMBSTONE).settled,
+                self._around.new_id,
+                self._around.clock,
+            )
+
+
+def _unless_key_changed(inspected: Inspected) -> Inspected:
+    """Return verdicts on what waits, without those that its sender's key is another by now.
+
+    It waits on as it is: served again, it is signed anew.
+    """
+    judged = tuple(
+        Judged(item.entry_id, RefusedBefore(item.verdict.reason, touch=False))
+        if isinstance(item.verdict, Reject) and item.verdict.reason is Reason.ORIGIN_SIG_INVALID
+        else item
+        for item in inspected.judged
+    )
+    return replace(inspected, judged=judged)
 
 
 def _row(position: Position) -> StreamRow:

@@ -14,8 +14,8 @@ from stigmem_replicator.engine.stream import Watcher
 from stigmem_replicator.engine.stream_task import Floor, Shared, StreamTask
 from stigmem_replicator.engine.telling import Teller
 from stigmem_replicator.engine.tombstone_stream import TombstoneStream
-from stigmem_replicator.errors import Reason
-from stigmem_replicator.replication.states import Standing
+from stigmem_replicator.errors import Reason, ReplicatorError
+from stigmem_replicator.replication.states import PeerState, Standing
 from stigmem_replicator.store.own_models import TOMBSTONES
 from stigmem_replicator.store.streams import StreamNote
 
@@ -53,6 +53,11 @@ class TombstoneTask(StreamTask):
         return self._shared.tombstone_places
 
     @property
+    def _is_news(self) -> bool:
+        # What is read again at each look says that there is more, and brings nothing.
+        return self._new > 0 or self._standing.state is not PeerState.IDLE
+
+    @property
     def token_not_after_ms(self) -> int | None:
         """When the capability token ends, milliseconds since 1970; None where there is none."""
         return self._tombstones.credential.not_after_ms or None
@@ -65,7 +70,8 @@ class TombstoneTask(StreamTask):
     async def run(self) -> None:
         """Take turns, and take one early when the token's file was replaced."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_token)
+            if self._tombstones.credential.has_file:
+                tasks.start_soon(self._watch_token)
             await super().run()
 
     async def _watch_token(self) -> None:
@@ -79,6 +85,9 @@ class TombstoneTask(StreamTask):
             if now != stamp:
                 stamp = now
                 self._wake()
+
+    async def _audit(self, error: ReplicatorError) -> None:
+        """Nothing: that somebody else answers for the peer is noted with its facts."""
 
     def _note(self) -> StreamNote:
         return StreamNote(

@@ -30,11 +30,13 @@ class CapabilityFormatError(ValueError):
 class CapabilityToken:
     """A token to be sent as it is: one line of ASCII JSON.
 
-    ``not_after_ms`` is when it ends, None where it does not say, and ``warn_from_ms`` when that
-    comes near: for the last fifth of its life, a week at most.  Milliseconds since 1970.
+    ``issuer`` is the organisation that made it, None where it names none.  ``not_after_ms`` is
+    when it ends, None where it does not say, and ``warn_from_ms`` when that comes near: for the
+    last fifth of its life, a week at most.  Milliseconds since 1970.
     """
 
     text: str
+    issuer: str | None
     not_after_ms: int | None
     warn_from_ms: int | None
 
@@ -61,7 +63,13 @@ def parse(text: str) -> CapabilityToken:
     if ends is not None:
         life = _WARN_MS if issued is None else max(ends - issued, 0)
         warn_from = ends - min(round(life * _WARN_SHARE), _WARN_MS)
-    return CapabilityToken(json.dumps(token, separators=(",", ":")), ends, warn_from)
+    issuer = token.get("issuer")
+    return CapabilityToken(
+        text=json.dumps(token, separators=(",", ":")),
+        issuer=issuer if isinstance(issuer, str) else None,
+        not_after_ms=ends,
+        warn_from_ms=warn_from,
+    )
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stigmem_replicator.protocol.fields import ID_CHARACTERS, encodes, storable
 
 CURSOR_CHARACTERS: Final = 256
 _INTEGER_DIGITS: Final = 400
-_OPENINGS_PER_ENTRY: Final = 256
+OPENINGS_PER_ENTRY: Final = 256
 _OPENINGS_SPARE: Final = 1024
 _QUOTE: Final = ord('"')
 # A string as far as it goes (it never gives back, so no body takes long), or an opening.
@@ -33,15 +33,22 @@ class PageError(ValueError):
 
 
 def read_page(
-    body: bytes, lists: tuple[str, ...], dialect: Dialect, entries_max: int | None
+    body: bytes,
+    lists: tuple[str, ...],
+    dialect: Dialect,
+    entries_max: int | None,
+    openings_per_entry: int = OPENINGS_PER_ENTRY,
 ) -> dict[str, Any]:
     """Read the object of a page that has these ``lists``.
 
-    ``entries_max`` is how many entries were asked for: a body with far more objects and lists
-    than those can hold would take many times its size in memory, and is refused unread.  Raises
-    :class:`PageError` with ``malformed_page`` or ``wrong_dialect``.
+    ``entries_max`` is how many entries were asked for, ``openings_per_entry`` how many objects
+    and lists each of them may hold: a body with far more would take many times its size in
+    memory, and is refused unread.  Raises :class:`PageError` with ``malformed_page`` or
+    ``wrong_dialect``.
     """
-    document = _read(body, entries_max)
+    if entries_max is not None:
+        _bound(body, openings_per_entry * max(entries_max, 1) + _OPENINGS_SPARE)
+    document = _read(body)
     for name in lists:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
             message = f"the body is JSON but has no list of {name}"
@@ -75,12 +82,13 @@ def read_has_more(document: dict[str, Any]) -> bool:
     return has_more
 
 
-def _read(body: bytes, entries_max: int | None) -> object:
-    if entries_max is not None:
-        most = _OPENINGS_PER_ENTRY * max(entries_max, 1) + _OPENINGS_SPARE
-        if _opens_more(body, most):
-            message = f"the body holds more than {most} objects and lists"
-            raise PageError(Reason.MALFORMED_PAGE, message)
+def _bound(body: bytes, most: int) -> None:
+    if _opens_more(body, most):
+        message = f"the body holds more than {most} objects and lists"
+        raise PageError(Reason.MALFORMED_PAGE, message)
+
+
+def _read(body: bytes) -> object:
     try:
         document: object = json.loads(
             body,

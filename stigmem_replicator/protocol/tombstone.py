@@ -10,8 +10,10 @@ verifies anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -26,6 +28,16 @@ from stigmem_replicator.protocol.times import parse_time
 
 TIME_CHARACTERS: Final = 64
 TEXT_CHARACTERS: Final = 65_536
+
+OPENINGS_PER_ENTRY: Final = 16
+"""Objects and lists of an entry: one or five, and some to spare."""
+
+ENTRY_BYTES: Final = 256
+"""No entry is smaller: its names and its signatures alone are not."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_PLAIN: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?", re.ASCII)
 
 
 class Artifact(StrEnum):
@@ -105,6 +117,28 @@ Record = TypeVar("Record", Tombstone, Revocation)
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """A ``created_at``: its text as served, and its time in milliseconds since 1970, rounded down.
+
+    It is ``plain`` when it is written as a node writes it.  Of two plain texts of different
+    seconds the later is the greater, byte by byte and in any collation; within a second, and of
+    other forms, that is not so.
+    """
+
+    text: str
+    at_ms: int
+    plain: bool
+
+
+def read_stamp(text: str) -> Stamp | None:
+    """Return what a text says as a time, None when it does not read."""
+    moment = parse_time(text)
+    if moment is None:
+        return None
+    return Stamp(text, (moment - _EPOCH) // _MILLISECOND, _PLAIN.fullmatch(text) is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class TombstoneEntry:
     """One well-formed tombstone; ``origin`` is None in wire version 1, which signs no entry."""
 
@@ -146,9 +180,14 @@ def decode_page(body: bytes, dialect: Dialect, entries_max: int | None = None) -
     """Decode the body of an answer.
 
     ``entries_max`` is how many entries were asked for, of both kinds together; see
-    :func:`document.read_page`, also for what is raised.
+    :func:`document.read_page`, also for what is raised.  It can be so many that it bounds little:
+    then how many the body has room for does.
     """
-    read = document.read_page(body, ("tombstones", "revocations"), dialect, entries_max)
+    if entries_max is not None:
+        entries_max = min(entries_max, len(body) // ENTRY_BYTES)
+    read = document.read_page(
+        body, ("tombstones", "revocations"), dialect, entries_max, OPENINGS_PER_ENTRY
+    )
     return TombstonePage(
         tombstones=tuple(read["tombstones"]),
         revocations=tuple(read["revocations"]),
@@ -170,11 +209,11 @@ def _cursor(read: dict[str, Any]) -> str | None:
         raise
 
 
-def created_at(raw: object, artifact: Artifact, dialect: Dialect) -> str | None:
+def created_at(raw: object, artifact: Artifact, dialect: Dialect) -> Stamp | None:
     """Return the ``created_at`` of a raw entry when it is a time, else None: for paging."""
     record = _raw_record(raw, artifact, dialect)
     text = record.get("created_at") if isinstance(record, dict) else None
-    return text if isinstance(text, str) and _is_time(text) else None
+    return read_stamp(text) if isinstance(text, str) and _may_be_time(text) else None
 
 
 def entry_id(raw: object, artifact: Artifact, dialect: Dialect) -> str:
@@ -189,8 +228,8 @@ def decode_entry(raw: object, artifact: Artifact, dialect: Dialect) -> RecordEnt
     try:
         if dialect is Dialect.V1:
             return _entry(artifact, raw, None, "")
-        record, origin, signature = signed_parts(raw, artifact.value)
-        return _entry(artifact, record, decode_origin(origin), signature)
+        record, block, signature = signed_parts(raw, artifact.value)
+        return _entry(artifact, record, _origin(block), signature)
     except FieldError as error:
         return MalformedEntry(error.reason, str(error))
 
@@ -199,6 +238,13 @@ def _raw_record(raw: object, artifact: Artifact, dialect: Dialect) -> object:
     if dialect is Dialect.V1:
         return raw
     return raw.get(artifact.value) if isinstance(raw, dict) else None
+
+
+def _origin(block: dict[str, Any]) -> Origin:
+    origin = decode_origin(block)
+    if any("\x00" in text for text in origin.texts()):
+        raise FieldError("origin holds a NUL", Reason.MISSING_ORIGIN_BLOCK)
+    return origin
 
 
 def _entry(
@@ -240,7 +286,7 @@ def _revocation(record: dict[str, Any]) -> Revocation:
 def _issued(record: dict[str, Any], where: str) -> dict[str, str]:
     """Return what the issuer says of itself."""
     created = _text(record, "created_at", where)
-    if not _is_time(created):
+    if not _may_be_time(created) or parse_time(created) is None:
         # Whoever pages by it would ask for it again.
         message = f"{where}.created_at {created[:40]!r} is no time"
         raise FieldError(message)
@@ -272,5 +318,5 @@ def _text(record: dict[str, Any], key: str, where: str, longest: int = TEXT_CHAR
     return text
 
 
-def _is_time(text: str) -> bool:
-    return len(text) <= TIME_CHARACTERS and storable(text) and parse_time(text) is not None
+def _may_be_time(text: str) -> bool:
+    return len(text) <= TIME_CHARACTERS and storable(text)

@@ -233,7 +233,8 @@ def dead_letter(item: Judged, reject: Reject, context: PageContext) -> Row:
         "stream": context.stream,
         "entry_id": item.entry_id,
         "reason": reject.reason.value,
-        "detail": reject.detail,
+        # Words of a peer may be among it, and one database takes no NUL.
+        "detail": reject.detail.replace("\x00", "\\0"),
         "payload": item.payload.decode("ascii"),
         "payload_hash": item.payload_hash,
         "generation": context.generation,

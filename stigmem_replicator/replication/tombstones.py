@@ -21,18 +21,19 @@ covers: so the lists, which are short, are read in full at times.
 
 Rule 4: an answer counts for a list only where it was asked from that list's position; what else
 it brings is taken too, and changes no position.
+
+Rule 5: time does not go back.  Of times in a node's own form neither does the second, on a page
+or after where it began, however a peer compares texts; so what is remembered of a pass is bounded.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from stigmem_replicator.errors import Reason
-from stigmem_replicator.protocol.times import parse_time
-from stigmem_replicator.protocol.tombstone import Artifact
+from stigmem_replicator.protocol.tombstone import Artifact, Stamp, read_stamp
 from stigmem_replicator.replication.positions import Position
 
 PAGE_SIZE: Final = 200
@@ -50,12 +51,14 @@ TIMEOUTS: Final = 2
 GOOD_PAGES: Final = 4
 """Pages in a row after which a page that had to be made smaller is made larger again."""
 
-LIMIT_MAX: Final = 1_000_000
+LIMIT_MAX: Final = 50_000
 """More records of one time are nothing that is asked for."""
 
-_PLAIN: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?", re.ASCII)
-"""How a node writes a time.  Of two such texts of different seconds the later is the greater,
-which of other forms is not so: a pass that began at one might miss what came after it."""
+ASKED_MAX: Final = 1_000
+"""So many places of one second are remembered, to know a circle by; a longer one leads on."""
+
+_BEFORE_ALL: Final = -(2**62)
+_HALVES: Final = frozenset({Reason.PAGE_TOO_LARGE, Reason.TIMEOUT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +79,11 @@ class Answer:
     milliseconds since 1970.
     """
 
-    created: Mapping[Artifact, tuple[str | None, ...]]
+    created: Mapping[Artifact, tuple[Stamp | None, ...]]
     cursor: str | None
     has_more: bool | None
     sent_at_ms: int
     date_ms: int | None = None
-
-
-_BEFORE_ALL: Final = -(2**62)
-
-
-def milliseconds(text: str | None) -> int | None:
-    """Return a time as milliseconds since 1970, None when it does not read."""
-    moment = None if text is None else parse_time(text)
-    return None if moment is None else round(moment.timestamp() * 1000)
-
-
-def _or_first(text: str | None) -> int:
-    at_ms = milliseconds(text)
-    return _BEFORE_ALL if at_ms is None else at_ms
 
 
 def begin_at(positions: Mapping[Artifact, Position]) -> str | None:
@@ -103,61 +92,104 @@ def begin_at(positions: Mapping[Artifact, Position]) -> str | None:
     A peer compares times as text.  Where that and the times themselves disagree on which is the
     older, and where a list has none, it begins at the beginning.
     """
-    settled = [position.settled for position in positions.values()]
-    texts = [text for text in settled if text is not None]
-    if len(texts) < len(settled):
+    settled = [_stored(position.settled) for position in positions.values()]
+    stamps = [stamp for stamp in settled if stamp is not None]
+    if len(stamps) < len(settled):
         return None
-    oldest = min(texts, key=_or_first)
-    return oldest if oldest == min(texts) else None
+    oldest = min(stamps, key=_ms).text
+    return oldest if oldest == min(stamp.text for stamp in stamps) else None
+
+
+def _stored(text: str | None) -> Stamp | None:
+    """Return a stored position; one that is no time is before all."""
+    return None if text is None else read_stamp(text) or Stamp(text, _BEFORE_ALL, plain=False)
+
+
+def _ms(stamp: Stamp | None) -> int:
+    return _BEFORE_ALL if stamp is None else stamp.at_ms
+
+
+def _second(stamp: Stamp | None) -> int:
+    """Return the second before which nothing can come after ``stamp``."""
+    return stamp.at_ms // 1000 if stamp is not None and stamp.plain else _BEFORE_ALL
+
+
+def _text(stamp: Stamp | None) -> str | None:
+    return None if stamp is None else stamp.text
 
 
 @dataclass(slots=True)
 class _List:
     """Where one list stands in the pass, and the times that it has shown.
 
-    ``since`` is where it goes on.  ``newest`` and ``settled`` are what is to be stored; of the
-    times after the settled one it keeps one a second, so that a great many take no memory.
+    ``since`` is where it goes on, ``second`` the second before which nothing can follow there,
+    and ``asked`` has the places of that second where it went on before.  ``newest`` and
+    ``settled`` are what is to be stored.  ``after`` has times that were read and are not old
+    enough yet for the next pass to begin at: one a second, and so no more, from one page to the
+    next, than the overlap has seconds.
     """
 
     since: str | None
-    newest: str | None
-    settled: str | None
+    newest: Stamp | None
+    settled: Stamp | None
+    second: int
     done: bool = False
-    after: dict[int, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    after: dict[int, Stamp] = field(default_factory=dict)
 
-    def add(self, texts: tuple[str | None, ...], sent_at_ms: int, began_ms: int) -> None:
-        """Take note of the times of one page, in a pass that began when the peer's clock said."""
-        for text in texts:
-            at_ms = _or_first(text)
-            if text is None or not _PLAIN.fullmatch(text) or at_ms > sent_at_ms + OVERLAP_MS:
+    def is_in_order(self, stamps: Sequence[Stamp | None]) -> bool:
+        """Say whether time goes on, second by second, from where the page was asked for."""
+        second = self.second
+        for stamp in stamps:
+            if stamp is None or not stamp.plain:
+                continue
+            at = stamp.at_ms // 1000
+            if at < second:
+                return False
+            second = at
+        return True
+
+    def go_on(self, following: str | None, read: Sequence[Stamp | None]) -> bool:
+        """Go on after ``following``, to which ``read`` led; say whether that leads anywhere."""
+        if following is None or following == self.since or following in self.asked:
+            return False
+        second = _second(next((stamp for stamp in reversed(read) if stamp and stamp.plain), None))
+        if second > self.second:
+            self.second = second
+            self.asked.clear()
+        if len(self.asked) >= ASKED_MAX:
+            self.asked.clear()
+        self.asked.add(following)
+        self.since = following
+        return True
+
+    def add(
+        self, stamps: Sequence[Stamp | None], read: int, sent_at_ms: int, began_ms: int
+    ) -> None:
+        """Take note of the times of one page, in a pass that began when the peer's clock said.
+
+        What comes after the first ``read`` of them will come again.
+        """
+        latest_ms, newest_ms = sent_at_ms + OVERLAP_MS, _ms(self.newest)
+        # No pass begins later yet.
+        settled_ms, old_ms = _ms(self.settled), began_ms - OVERLAP_MS
+        for index, stamp in enumerate(stamps):
+            if stamp is None or not stamp.plain or stamp.at_ms > latest_ms:
                 # A stamp of the future says nothing of how late others may come.
                 continue
-            if at_ms > _or_first(self.newest):
-                self.newest = text
-            second = at_ms // 1000
-            if at_ms > began_ms - OVERLAP_MS:
-                # No pass begins there yet.
-                continue
-            if at_ms > max(_or_first(self.after.get(second)), _or_first(self.settled)):
-                self.after[second] = text
+            at_ms = stamp.at_ms
+            if at_ms > newest_ms:
+                self.newest, newest_ms = stamp, at_ms
+            if index < read and settled_ms < at_ms <= old_ms:
+                kept = self.after.get(at_ms // 1000)
+                if kept is None or at_ms > kept.at_ms:
+                    self.after[at_ms // 1000] = stamp
 
-    def shown(self) -> list[str]:
-        """Return the times that it could begin at: what comes after each is read or will be."""
-        texts = [text for text in (*self.after.values(), self.settled) if text is not None]
-        return texts if self.done else [text for text in texts if self._is_behind(text)]
-
-    def settle(self, text: str | None) -> None:
-        """Begin the next pass at ``text``, unless that is later already."""
-        if _or_first(text) > _or_first(self.settled):
-            self.settled = text
-            at_ms = _or_first(text)
-            self.after = {at: kept for at, kept in self.after.items() if _or_first(kept) > at_ms}
-
-    def _is_behind(self, text: str) -> bool:
-        """Say whether all up to ``text`` was read, whichever way the peer compares texts."""
-        if self.since is None or text == self.since:
-            return text == self.since
-        return text < self.since and _or_first(text) // 1000 < _or_first(self.since) // 1000
+    def settle(self, stamp: Stamp | None) -> None:
+        """Begin the next pass at ``stamp``, unless that is later already."""
+        if stamp is not None and stamp.at_ms > _ms(self.settled):
+            self.settled = stamp
+            self.after = {at: kept for at, kept in self.after.items() if kept.at_ms > stamp.at_ms}
 
 
 def _settle(lists: Sequence[_List], began_ms: int) -> None:
@@ -165,10 +197,10 @@ def _settle(lists: Sequence[_List], began_ms: int) -> None:
 
     ``began_ms`` is when the pass began by the peer's clock.
     """
-    newest_ms = max(_or_first(of_kind.newest) for of_kind in lists)
+    newest_ms = max(_ms(of_kind.newest) for of_kind in lists)
     old_ms = max(min(newest_ms, began_ms) - OVERLAP_MS, began_ms - QUIET_MS)
-    old = [text for of_kind in lists for text in of_kind.shown() if _or_first(text) <= old_ms]
-    best = max(old, key=_or_first, default=None)
+    shown = [stamp for of_kind in lists for stamp in (*of_kind.after.values(), of_kind.settled)]
+    best = max((stamp for stamp in shown if _ms(stamp) <= old_ms), key=_ms, default=None)
     for of_kind in lists:
         of_kind.settle(best)
 
@@ -182,9 +214,10 @@ class Pass:
 
     def __init__(self, positions: Mapping[Artifact, Position], *, full: bool) -> None:
         since = None if full else begin_at(positions)
+        second = _second(_stored(since))
         self._lists = {
-            artifact: _List(since, positions[artifact].frontier, positions[artifact].settled)
-            for artifact in Artifact
+            artifact: _List(since, _stored(at.frontier), _stored(at.settled), second)
+            for artifact, at in positions.items()
         }
         self.full = full
         self._size = PAGE_SIZE
@@ -193,7 +226,6 @@ class Pass:
         self._good_pages = 0
         self._one_time = 0
         self._began_ms: int | None = None
-        self._asked: set[tuple[Artifact, str | None]] = set()
         self.pages = 0
         """How many pages were answered so far."""
 
@@ -205,7 +237,7 @@ class Pass:
     def position(self, artifact: Artifact) -> Position:
         """Return what is to be stored of a list, as of the last page."""
         of_kind = self._lists[artifact]
-        return Position(frontier=of_kind.newest, settled=of_kind.settled)
+        return Position(frontier=_text(of_kind.newest), settled=_text(of_kind.settled))
 
     def next_fetch(self) -> Fetch | None:
         """Return what is to be asked for now, None at the end."""
@@ -215,7 +247,11 @@ class Pass:
         return None
 
     def on_page(self, fetch: Fetch, answer: Answer) -> Reason | None:
-        """Take note of a page; returns ``cursor_stalled`` when the peer leads nowhere."""
+        """Take note of a page.
+
+        Returns ``malformed_page`` when time goes back on it, ``cursor_stalled`` when it leads
+        nowhere; with either the pass is over.  It takes a fraction of a microsecond a record.
+        """
         self.pages += 1
         self._timeouts = 0
         if self._began_ms is None:
@@ -226,61 +262,64 @@ class Pass:
             if of_kind.done or of_kind.since != fetch.since:
                 continue
             created = answer.created[artifact]
-            of_kind.add(created, answer.sent_at_ms, self._began_ms)
+            if not of_kind.is_in_order(created):
+                return Reason.MALFORMED_PAGE
+            following, read = _following(artifact, created, answer)
             if not _has_more(artifact, created, answer, fetch.limit):
-                of_kind.done = True
-                continue
-            following = _following(artifact, created, answer)
-            if following is None and fetch.limit < LIMIT_MAX and _was_cut(created, fetch, answer):
+                of_kind.done, read = True, len(created)
+            elif following is None and fetch.limit < LIMIT_MAX and _was_cut(created, fetch, answer):
                 grow = True
-            elif not self._go_on(artifact, following):
+            elif not of_kind.go_on(following, created[:read]):
                 return Reason.CURSOR_STALLED
-        lists = list(self._lists.values())
-        for group in [lists] if self.next_fetch() is None else [[of_kind] for of_kind in lists]:
-            _settle(group, self._began_ms)
+            of_kind.add(created, read, answer.sent_at_ms, self._began_ms)
+        self._settle(self._began_ms)
         if grow and self.next_fetch() == fetch:
-            self._one_time, self._limit = fetch.limit, fetch.limit * 2
+            self._one_time, self._limit = fetch.limit, min(fetch.limit * 2, LIMIT_MAX)
         else:
-            self._good_pages += 1
-            if self._good_pages >= GOOD_PAGES:
-                self._size, self._good_pages = min(self._size * 2, PAGE_SIZE), 0
-            self._limit = self._size
+            self._on_good_page()
         return None
 
-    def _go_on(self, artifact: Artifact, following: str | None) -> bool:
-        """Have a list go on after ``following``; say whether that leads anywhere."""
-        of_kind = self._lists[artifact]
-        if following in (None, of_kind.since) or (artifact, following) in self._asked:
-            return False
-        self._asked.add((artifact, following))
-        of_kind.since = following
-        return True
+    def _settle(self, began_ms: int) -> None:
+        lists = list(self._lists.values())
+        for group in [lists] if self.next_fetch() is None else [[of_kind] for of_kind in lists]:
+            _settle(group, began_ms)
+        # What was old enough when the pass began is so for a list that was read to its end since,
+        # also for one that has nothing.
+        furthest = max((of_kind.settled for of_kind in lists), key=_ms)
+        for of_kind in lists:
+            if of_kind.done:
+                of_kind.settle(furthest)
+
+    def _on_good_page(self) -> None:
+        self._good_pages += 1
+        if self._good_pages >= GOOD_PAGES:
+            self._size, self._good_pages = min(self._size * 2, PAGE_SIZE), 0
+        self._limit = self._size
 
     def on_failure(self, reason: Reason) -> Reason | None:
         """Return what a failure means, None when the page is to be asked for in a smaller size.
 
         A page too large or too late is asked for with half as many records, down to one.  One
         that was made larger, for a time that many records share, is asked for with fewer only
-        as far as it shows more than before.
+        as far as it shows more than before.  After a few that were too late in a row the peer is
+        taken not to answer at all; what is then asked for is smaller still.
         """
         self._timeouts = self._timeouts + 1 if reason is Reason.TIMEOUT else 0
         self._good_pages = 0
-        grown = self._limit > self._size
-        shown = self._one_time if grown else 0
+        shown = self._one_time if self._limit > self._size else 0
         smaller = (shown + self._limit) // 2
-        helps = reason is Reason.PAGE_TOO_LARGE or (
-            reason is Reason.TIMEOUT and self._timeouts <= TIMEOUTS
-        )
-        if helps and smaller > shown:
+        helps = reason in _HALVES and smaller > shown
+        if helps:
             self._limit = smaller
             self._size = min(self._size, smaller)
+        if helps and self._timeouts <= TIMEOUTS:
             return None
         self._timeouts = 0
         return Reason.ENTRY_TOO_LARGE if reason is Reason.PAGE_TOO_LARGE else reason
 
 
 def _has_more(
-    artifact: Artifact, created: tuple[str | None, ...], answer: Answer, limit: int
+    artifact: Artifact, created: tuple[Stamp | None, ...], answer: Answer, limit: int
 ) -> bool:
     if artifact is Artifact.TOMBSTONE and answer.has_more:
         return True
@@ -289,19 +328,27 @@ def _has_more(
     return len(created) >= limit
 
 
-def _following(artifact: Artifact, created: tuple[str | None, ...], answer: Answer) -> str | None:
-    """Return where a list that was cut off goes on, None when the page has only one time, or none.
+def _following(
+    artifact: Artifact, created: tuple[Stamp | None, ...], answer: Answer
+) -> tuple[str | None, int]:
+    """Return where a list that was cut off goes on, and how many of its entries lead there.
 
-    Where the tombstones' cursor is not the last one's time, entries after it were left out: then
-    nothing of that time was cut off.  Where no tombstone has a time all of them are bad, and so
-    is what was cut off of the cursor's.
+    It is None when the page has only one time, or none.  Where the tombstones' cursor is not the
+    last one's time, entries after it were left out: then nothing of that time was cut off.  Where
+    no tombstone has a time all of them are bad, and so is what was cut off of the cursor's.
     """
-    texts = [text for text in created if text is not None]
-    if artifact is Artifact.TOMBSTONE and answer.cursor not in (None, *texts[-1:]):
-        return texts[-1] if texts else answer.cursor if created else None
-    return next((text for text in reversed(texts) if text != texts[-1]), None)
+    cursor = answer.cursor if artifact is Artifact.TOMBSTONE else None
+    last: str | None = None
+    for index in range(len(created) - 1, -1, -1):
+        stamp = created[index]
+        if stamp is None or stamp.text == last:
+            continue
+        if last is not None or cursor not in (None, stamp.text):
+            return stamp.text, index + 1
+        last = stamp.text
+    return (cursor if created and last is None else None), 0
 
 
-def _was_cut(created: tuple[str | None, ...], fetch: Fetch, answer: Answer) -> bool:
+def _was_cut(created: tuple[Stamp | None, ...], fetch: Fetch, answer: Answer) -> bool:
     """Say whether a greater limit can show more: the page had entries, or left out all it had."""
     return bool(created) or answer.cursor not in (None, fetch.since)

@@ -24,8 +24,13 @@ from stigmem_replicator.engine.writer import Writer
 from stigmem_replicator.observe.board import Board
 from stigmem_replicator.observe.counting import Counting
 from stigmem_replicator.observe.log import logger
-from stigmem_replicator.settings import Settings, insecure_warning, warnings_about_keys
-from stigmem_replicator.store import own_schema
+from stigmem_replicator.settings import (
+    Settings,
+    insecure_warning,
+    plain_token_warnings,
+    warnings_about_keys,
+)
+from stigmem_replicator.store import own_schema, reads
 from stigmem_replicator.store.engine import Database, reading
 from stigmem_replicator.store.locks import make_locks
 from stigmem_replicator.store.standings import Holder
@@ -109,6 +114,10 @@ def _warn(
         logger().warning("federation.insecure", detail=insecure)
     for warning in warnings_about_keys(settings, uid=os.getuid()):
         logger().warning("federation.key_exposed", detail=warning)
+    with reading(database) as connection:
+        urls = {peer.node_id: peer.node_url for peer in reads.peers(connection)}
+    for warning in plain_token_warnings(settings, urls):
+        logger().warning("federation.capability.exposed", detail=warning)
     if (doubt := doubt_about_key(database, settings, identity)) is not None:
         logger().warning("federation.key_doubted", detail=doubt)
     if network.certificates is not None:

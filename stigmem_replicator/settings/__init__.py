@@ -16,6 +16,7 @@ from stigmem_replicator.settings.loading import Places, Review, load, review
 from stigmem_replicator.settings.safekeeping import (
     insecure_warning,
     listening_warning,
+    plain_token_warnings,
     warnings_about_keys,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "insecure_warning",
     "listening_warning",
     "load",
+    "plain_token_warnings",
     "review",
     "warnings_about_keys",
 ]

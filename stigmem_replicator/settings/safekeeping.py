@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from stigmem_replicator.settings.effective import DEFINITIONS, Settings
-from stigmem_replicator.settings.values import HIDDEN, shown
+from stigmem_replicator.settings.values import HIDDEN, shown, without_secrets
 
 _ROOT: Final = 0
 _NOT_OF_ROOT, _NOT = 0o037, 0o077
@@ -110,6 +112,37 @@ def insecure_warning(settings: Settings) -> str | None:
         "unset STIGMEM_FEDERATION_INSECURE and set STIGMEM_TLS_CERT_PATH, STIGMEM_TLS_KEY_PATH "
         "and STIGMEM_TLS_CA_BUNDLE"
     )
+
+
+def plain_token_warnings(settings: Settings, urls: Mapping[str, str]) -> list[str]:
+    """Return a warning about each capability token that goes over a network in the clear.
+
+    ``urls`` are the addresses of peers by node id.
+    """
+    if not settings.federation_insecure:
+        # Then nothing is sent to such an address.
+        return []
+    return [
+        f"the capability token of peer {without_secrets(node_id)} goes to {without_secrets(url)} "
+        "in the clear: whoever sees it on the way can read there what the peer forgot, until it "
+        "ends; have the peer at https before you use one"
+        for node_id, url in urls.items()
+        if settings.for_peer(node_id).capability_token_file is not None and _is_seen(url)
+    ]
+
+
+def _is_seen(url: str) -> bool:
+    """Whether others can read what is sent to an address: http to another machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    try:
+        here = ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    return parts.scheme == "http" and not here
 
 
 def listening_warning(settings: Settings) -> str | None:

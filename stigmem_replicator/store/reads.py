@@ -1,13 +1,13 @@
 """What a pull looks up: identity, peers, positions, known rows, trust inputs.
 
-Every function takes a connection and returns plain values.  Lookups for a page are in bulk; a
-page has at most 500 entries, so their ids fit one statement.
+Every function takes a connection and returns plain values.  Lookups for a page are in bulk, so
+many ids a statement.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,9 @@ from stigmem_replicator.trust.source_trust import HISTORY_FACTS, History, Rule
 from stigmem_replicator.trust.tenants import TenantPolicy
 
 INBOUND: Final = "inbound"
+
+IDS_AT_ONCE: Final = 500
+"""How many ids one statement asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,27 +277,32 @@ def known_facts(connection: Connection, ids: Collection[str]) -> dict[str, Known
     return {row.id: KnownFact(row.cid, row.valid_until) for row in rows}
 
 
+def chunks(ids: Collection[str]) -> Iterator[list[str]]:
+    """Yield some of the ids at a time: a statement takes only so many parameters."""
+    every = list(ids)
+    for first in range(0, len(every), IDS_AT_ONCE):
+        yield every[first : first + IDS_AT_ONCE]
+
+
 def known_letters(
     connection: Connection, node_id: str, stream: str, ids: Collection[str]
 ) -> dict[str, KnownLetter]:
     """Return the dead letters of a peer's stream under those of ``ids`` that have one."""
     if not ids or not has_own_tables(connection):
         return {}
-    rows = connection.execute(
-        select(
-            DeadLetter.entry_id,
-            DeadLetter.reason,
-            DeadLetter.payload_hash,
-            DeadLetter.generation,
-            DeadLetter.status,
-            DeadLetter.last_seen_at_ms,
-        ).where(
-            DeadLetter.node_id == node_id,
-            DeadLetter.stream == stream,
-            DeadLetter.entry_id.in_(list(ids)),
-        )
-    )
-    return {row.entry_id: KnownLetter(*row[1:]) for row in rows}
+    columns = select(
+        DeadLetter.entry_id,
+        DeadLetter.reason,
+        DeadLetter.payload_hash,
+        DeadLetter.generation,
+        DeadLetter.status,
+        DeadLetter.last_seen_at_ms,
+    ).where(DeadLetter.node_id == node_id, DeadLetter.stream == stream)
+    return {
+        row.entry_id: KnownLetter(*row[1:])
+        for some in chunks(ids)
+        for row in connection.execute(columns.where(DeadLetter.entry_id.in_(some)))
+    }
 
 
 def letter_usage(

@@ -35,8 +35,12 @@ from stigmem_replicator.trust.tombstones import KnownRecord
 STREAM_OF: Final = {Artifact.TOMBSTONE: TOMBSTONES, Artifact.REVOCATION: REVOCATIONS}
 """In which stream each kind of record comes."""
 
-WAITING: Final = (Reason.WAITING_FOR_KEY, Reason.WAITING_FOR_TOMBSTONE)
-"""Why a record waits in the dead letters for something that comes by itself."""
+MENDED_BY_TIME: Final = frozenset(
+    {Reason.WAITING_FOR_KEY, Reason.WAITING_FOR_TOMBSTONE, Reason.ORIGIN_SIG_INVALID}
+)
+"""Why a record waits in the dead letters for what may come by itself: a key, or its tombstone.
+
+A bad signature of the sender may be one of a newer key, whose manifest could not be had."""
 
 _MODELS: Final[dict[str, type[Tombstone | TombstoneRevocation]]] = {
     TOMBSTONES: Tombstone,
@@ -48,25 +52,23 @@ def known_records(
     connection: Connection, stream: str, ids: Collection[str]
 ) -> dict[str, KnownRecord]:
     """Return what stands under those of ``ids`` that exist in one of the two tables."""
-    if not ids:
-        return {}
     model = _MODELS[stream]
-    rows = connection.execute(
-        select(model.id, model.signed_by, model.signature).where(model.id.in_(list(ids)))
-    )
-    return {row.id: KnownRecord(row.signed_by, row.signature) for row in rows}
+    columns = select(model.id, model.signed_by, model.signature)
+    return {
+        row.id: KnownRecord(row.signed_by, row.signature)
+        for some in reads.chunks(ids)
+        for row in connection.execute(columns.where(model.id.in_(some)))
+    }
 
 
 def manifests(connection: Connection, organisations: Collection[str]) -> dict[str, str]:
     """Return the stored manifests of these organisations, as JSON."""
-    if not organisations:
-        return {}
-    rows = connection.execute(
-        select(FederationManifest.entity_uri, FederationManifest.manifest_json).where(
-            FederationManifest.entity_uri.in_(list(organisations))
-        )
-    )
-    return {row.entity_uri: row.manifest_json for row in rows}
+    columns = select(FederationManifest.entity_uri, FederationManifest.manifest_json)
+    return {
+        row.entity_uri: row.manifest_json
+        for some in reads.chunks(organisations)
+        for row in connection.execute(columns.where(FederationManifest.entity_uri.in_(some)))
+    }
 
 
 def stored_positions(connection: Connection, peer: PeerRow) -> dict[Artifact, Position]:
@@ -85,18 +87,29 @@ def stored_positions(connection: Connection, peer: PeerRow) -> dict[Artifact, Po
     return {artifact: found.get(stream, nowhere) for artifact, stream in STREAM_OF.items()}
 
 
-def what_is_awaited(connection: Connection) -> tuple[object, ...]:
+_WAITS: Final = (
+    DeadLetter.status == "open",
+    DeadLetter.reason.in_(sorted(reason.value for reason in MENDED_BY_TIME)),
+    DeadLetter.payload.is_not(None),
+)
+
+
+def what_is_awaited(connection: Connection, node_id: str) -> tuple[object, ...] | None:
     """Return something that changes when a waiting record may have what it waits for.
 
-    Tombstones are never removed, and a manifest that is replaced gets a new time.
+    None where no record of this peer waits.  Tombstones are never removed, and a manifest that is
+    replaced gets a new time.
     """
-    keys = connection.execute(
-        select(func.count(), func.max(FederationManifest.updated_at)).select_from(
-            FederationManifest
-        )
-    ).one()
+    waits = (
+        select(DeadLetter.entry_id)
+        .where(DeadLetter.node_id == node_id, DeadLetter.stream.in_(_MODELS), *_WAITS)
+        .limit(1)
+    )
+    if not reads.has_own_tables(connection) or connection.execute(waits).first() is None:
+        return None
+    keys = connection.execute(select(FederationManifest.entity_uri, FederationManifest.updated_at))
     tombstones = connection.scalar(select(func.count()).select_from(Tombstone))
-    return (*keys, tombstones)
+    return frozenset((row.entity_uri, row.updated_at) for row in keys), tombstones
 
 
 def waiting(
@@ -111,9 +124,7 @@ def waiting(
         .where(
             DeadLetter.node_id == node_id,
             DeadLetter.stream == stream,
-            DeadLetter.status == "open",
-            DeadLetter.reason.in_([reason.value for reason in WAITING]),
-            DeadLetter.payload.is_not(None),
+            *_WAITS,
             DeadLetter.entry_id > after,
         )
         .order_by(DeadLetter.entry_id)

@@ -7,21 +7,25 @@ tests/engine/test_tombstone_task.py.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.here import Here, Result, here
+from stigmem_replicator.engine.capability import read_token
+from stigmem_replicator.protocol.capability import CapabilityFormatError
 from tests.pages.capabilities import TOMBSTONE_READ
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer
 from tests.pages.tombstone_endpoint import CAPABILITY, PEER_TOKEN
 from tests.pages.tombstones import add_tombstone
 
-pytest_plugins = ("tests.pages.fixtures",)
+if TYPE_CHECKING:
+    from tests.e2e.here import Here, Result
 
-__all__ = ["here"]
+pytest_plugins = ("tests.e2e.here", "tests.pages.fixtures")
 
 
 @pytest.fixture
@@ -137,6 +141,30 @@ def test_a_file_without_a_token(
     assert len(adopted.fact_ids(demanding)) == 1
 
 
+def test_a_pipe_is_no_file(
+    here: Here, adopted: Receiver, demanding: PageServer, token_file: Path
+) -> None:
+    """A pipe in place of a file would keep its reader waiting: it is refused at once."""
+    os.mkfifo(token_file)
+    line = pull(here, adopted, demanding, token=token_file).failed("capability_required", 0)
+    assert "it is no plain file" in line
+
+
+def test_a_token_goes_to_nobody_but_who_issued_it(
+    here: Here,
+    adopted: Receiver,
+    demanding: PageServer,
+    second_server: PageServer,
+    token_file: Path,
+) -> None:
+    """One of another peer is not sent: whoever gets it could use it there."""
+    text = second_server.tombstone_endpoint.capabilities.issue(second_server.origin)
+    result = pull(here, adopted, demanding, token=give(token_file, text))
+    line = result.failed("capability_required", 0)
+    assert f"it is one of {second_server.origin.entity_uri}" in line
+    assert bearers(demanding) == []
+
+
 def test_a_token_that_the_peer_took_back_or_that_has_ended(
     here: Here, adopted: Receiver, demanding: PageServer, token_file: Path
 ) -> None:
@@ -183,9 +211,133 @@ def test_a_file_that_others_can_read(
 ) -> None:
     """`config check` warns of it with the command that mends it."""
     give(token_file, "{}").chmod(0o644)
-    config = adopted.database.parent / "replicator.toml"
+    said = " ".join(checked(here, adopted, {demanding.node_id: token_file}))
+    assert f"chmod 640 {token_file}" in said or f"chmod 600 {token_file}" in said
+
+
+# --- what `config check` says of the files
+
+
+def checked(here: Here, receiver: Receiver, files: dict[str, Path]) -> list[str]:
+    """The warnings of `config check`, the same in words and in JSON, which are no failure."""
+    config = receiver.database.parent / "replicator.toml"
     config.write_text(
-        f'[peer."{demanding.node_id}"]\ncapability_token_file = {json.dumps(str(token_file))}\n'
+        "".join(
+            f'[peer."{node_id}"]\ncapability_token_file = {json.dumps(str(path))}\n'
+            for node_id, path in files.items()
+        )
     )
-    result = here("--config", str(config), "config", "check", db=adopted.database)
-    assert f"chmod 640 {token_file}" in result.stdout or f"chmod 600 {token_file}" in result.stdout
+    words = ("--config", str(config), "config", "check")
+    text = here(*words, db=receiver.database)
+    assert (text.code, text.stderr) == (0, "")
+    *lines, last = text.stdout.splitlines()
+    assert last.startswith("all settings fit")
+    document = json.loads(here(*words, "--json", db=receiver.database).stdout)
+    assert document["usable"]
+    assert [f"warning: {warning}" for warning in document["warnings"]] == lines
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "No such file or directory"),
+        ("/", "Is a directory"),
+        ("|", "it is no plain file"),
+        ("", "it is not JSON"),
+        ('{"verb": "facts:read", "nonce": "secret"}', "it does not grant tombstone:read"),
+        ("x" * 20_000, "it is too long"),
+    ],
+)
+def test_a_check_finds_a_file_without_a_token(
+    here: Here,
+    adopted: Receiver,
+    server: PageServer,
+    token_file: Path,
+    text: str | None,
+    why: str,
+) -> None:
+    """A warning has the peer, the file and what is wrong; a pipe does not keep it waiting."""
+    if text == "/":
+        token_file.mkdir()
+    elif text == "|":
+        os.mkfifo(token_file, 0o600)
+    elif text is not None:
+        give(token_file, text)
+    (line,) = checked(here, adopted, {server.node_id: token_file})
+    assert line == f"warning: {token_file} has no capability token for peer {server.node_id}: {why}"
+
+
+def test_what_is_no_file_leaves_nothing_open(tmp_path: Path) -> None:
+    """A daemon looks again and again while the name is a folder's."""
+    before = set(Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        with pytest.raises(CapabilityFormatError, match="Is a directory"):
+            read_token(tmp_path)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_check_says_when_a_token_ends(
+    here: Here, adopted: Receiver, server: PageServer, token_file: Path
+) -> None:
+    """One that is good for long is not spoken of; one that has ended or soon will is."""
+    files = {server.node_id: token_file}
+    issue = server.tombstone_endpoint.capabilities.issue
+    assert checked(here, adopted, {server.node_id: give(token_file, issue(server.origin))}) == []
+    begin = f"warning: the capability token in {token_file} for peer {server.node_id}"
+    ended = give(token_file, issue(server.origin, ttl_s=-7_201)).read_text()
+    (line,) = checked(here, adopted, files)
+    assert line.startswith(f"{begin} has ended: 20")
+    assert "(expired 2 h ago); its operator issues another one" in line
+    assert json.loads(ended)["nonce"] not in line
+    token = json.loads(issue(server.origin, ttl_s=3 * 86_400 + 3_600))
+    token["issued_at"] = "2026-01-01T00:00:00+00:00"
+    give(token_file, json.dumps(token))
+    (line,) = checked(here, adopted, files)
+    assert line.startswith(f"{begin} ends soon: 20")
+    assert "(3 d left)" in line
+    assert token["nonce"] not in line
+
+
+def test_a_check_finds_a_token_that_is_another_peer_s(
+    here: Here, adopted: Receiver, server: PageServer, second_server: PageServer, token_file: Path
+) -> None:
+    """One that another organisation issued, and one file for two peers, which each would see."""
+    adopted.adopt(second_server)
+    give(token_file, server.tombstone_endpoint.capabilities.issue(server.origin))
+    link = token_file.with_name("link.json")
+    link.symlink_to(token_file)
+    files = {server.node_id: token_file, second_server.node_id: link}
+    foreign, shared = checked(here, adopted, files)
+    assert foreign == (
+        f"warning: {link} has no capability token for peer {second_server.node_id}: it is one of "
+        f"{server.origin.entity_uri}, and this peer is {second_server.origin.entity_uri}"
+    )
+    names = f"{server.node_id} and {second_server.node_id}"
+    assert shared.startswith(
+        f"warning: {token_file} is named as capability_token_file of {names}: "
+    )
+
+
+def test_a_token_that_goes_over_a_network_in_the_clear(
+    here: Here, adopted: Receiver, server: PageServer, token_file: Path
+) -> None:
+    """`config check` and the log of a pull say so; of this machine nobody else sees it."""
+    give(token_file, server.tombstone_endpoint.capabilities.issue(server.origin))
+    files = {server.node_id: token_file}
+    assert checked(here, adopted, files) == []
+    quiet = pull(here, adopted, server, "--stream", "tombstones", token=token_file)
+    assert (quiet.code, quiet.stderr) == (0, "")
+    far = "stigmem:node:far"
+    adopted.register(far, "http://192.0.2.1:8765")
+    files[far] = give(token_file.with_name("far.json"), token_file.read_text())
+    (line,) = checked(here, adopted, files)
+    words = f"the capability token of peer {far} goes to http://192.0.2.1:8765 in the clear"
+    assert line.startswith(f"warning: {words}")
+    config = adopted.database.with_name("replicator.toml")
+    arguments = ("--config", str(config), "pull", "--peer", server.node_id)
+    logged = here(*arguments, db=adopted.database)
+    assert logged.code == 0
+    (record,) = logged.stderr.splitlines()
+    assert json.loads(record)["event"] == "federation.capability.exposed"
+    assert json.loads(record)["detail"].startswith(words)

@@ -163,7 +163,6 @@ def test_a_reset_to_a_time_that_the_peer_gave(cursor: Cursor, records: list[Raw]
         ("reset", "--to", "soon\x1b[31m"),
         ("reset", "--back", "1h"),
         ("set", "2026-01-01T00:00:00+00:00"),
-        ("set", "2026-01-01T00:00:00+00:00", "--force"),
     ],
 )
 def test_any_other_place_is_one_clear_error(
@@ -176,6 +175,17 @@ def test_any_other_place_is_one_clear_error(
     assert "cheap" in line
     assert "\x1b" not in line
     assert adopted.dump() == before
+
+
+def test_force_is_for_facts(cursor: Cursor, records: list[Raw]) -> None:
+    """Exit 2 says so, also of a time that the peer gave: it is not passed over in silence."""
+    stored = cursor.stored("tombstones")
+    for time in (records[0]["created_at"], "2026-01-01T00:00:00+00:00"):
+        result = cursor.run("set", "--stream", "tombstones", time, "--force", "--yes")
+        line = result.failed("usage", 2)
+        assert "--force is for facts: tombstones go only to a time that the peer gave" in line
+        assert "`cursor reset --stream tombstones`" in line
+    assert cursor.stored("tombstones") == stored
 
 
 def test_each_stream_has_its_own_history(cursor: Cursor, records: list[Raw]) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.e2e.here import Here, Result, here
 from tests.e2e.page_pulls import settings
 from tests.pages import misbehaviour
 from tests.pages.receiver import Receiver
@@ -22,6 +21,7 @@ from tests.pages.tombstone_poison import (
     TOMBSTONES,
     serve_poison,
     stranger,
+    tombstone_poison,
     unsigned_yet,
 )
 from tests.pages.tombstones import (
@@ -33,9 +33,10 @@ from tests.pages.tombstones import (
     serve_tombstone,
 )
 
-pytest_plugins = ("tests.pages.fixtures",)
+if TYPE_CHECKING:
+    from tests.e2e.here import Here, Result
 
-__all__ = ["here"]
+pytest_plugins = ("tests.e2e.here", "tests.pages.fixtures")
 
 
 def pull(
@@ -216,11 +217,11 @@ def test_an_id_that_was_taken_by_somebody_else(
 def test_a_dry_run_writes_nothing(here: Here, adopted: Receiver, server: PageServer) -> None:
     """It says what would come, a revocation of a tombstone of the same run included."""
     pull(here, adopted, server)
-    record = add_tombstone(server.origin, "person:kim")
-    add_revocation(server.origin, record["id"])
+    records = add_tombstones(server.origin, 450)
+    add_revocation(server.origin, records[0]["id"])
     before = adopted.dump()
     said = pulled(here, adopted, server, "--dry-run")
-    assert said["tombstones"]["new"] == said["revocations"]["new"] == 1
+    assert (said["tombstones"]["new"], said["revocations"]["new"]) == (450, 1)
     assert adopted.dump() == before
 
 
@@ -246,22 +247,41 @@ def gaps(receiver: Receiver) -> list[dict[str, Any]]:
 def test_a_gap_is_noted_only_when_there_is_one(
     here: Here, adopted: Receiver, server: PageServer
 ) -> None:
-    """A pass that ends with more at the peer is noted in the node's audit; a whole one is not."""
+    """A pull that ends with more at the peer is noted in the node's audit; a whole one is not.
+
+    One failure is tried again, and is no end.
+    """
     add_tombstones(server.origin, 250)
-    server.tombstone_endpoint.script(honestly, misbehaviour.status(500))
-    first = pull(here, adopted, server)
+    failing = misbehaviour.status(500)
+    server.tombstone_endpoint.script(honestly, failing, failing, failing)
+    first = pull(here, adopted, server, "--wait", "60", "--stream", "tombstones")
     assert first.code == 5
+    assert first.stderr.count("trying again") == 2
     assert "server_error" in first.stderr
-    assert gaps(adopted) == [
-        {
-            "peer_node_id": server.node_id,
-            "tombstones_in_batch": 200,
-            "cursor": adopted.settled(server, "tombstones"),
-        }
-    ]
-    assert pull(here, adopted, server).code == 0
+    noted = {
+        "peer_node_id": server.node_id,
+        "tombstones_in_batch": 200,
+        "cursor": adopted.settled(server, "tombstones"),
+    }
+    assert gaps(adopted) == [noted]
+    server.tombstone_endpoint.script(failing)
+    assert pull(here, adopted, server, "--wait", "60").code == 0
     assert len(adopted.tombstone_ids()) == 250
-    assert len(gaps(adopted)) == 1
+    assert gaps(adopted) == [noted]
+
+
+def test_so_many_pages_and_no_more(here: Here, adopted: Receiver, server: PageServer) -> None:
+    """--max-pages stops there and says that more remains; the next pull goes on from there."""
+    records = add_tombstones(server.origin, 450, start=datetime.now(UTC) - timedelta(days=1))
+    words = ("--stream", "tombstones", "--max-pages", "1")
+    brought = []
+    for _ in range(3):
+        result = pull(here, adopted, server, *words)
+        assert (result.code, result.stderr) == (0, "")
+        brought.append("more remains" in result.stdout)
+    assert brought == [True, True, False]
+    assert adopted.tombstone_ids() == ids(records)
+    assert [gap["tombstones_in_batch"] for gap in gaps(adopted)] == [200, 199]
 
 
 def test_a_page_too_large_is_asked_for_in_a_smaller_size(
@@ -305,8 +325,37 @@ def test_a_peer_that_leads_nowhere(here: Here, adopted: Receiver, server: PageSe
     server.tombstone_endpoint.always = stuck
     result = pull(here, adopted, server, "--stream", "tombstones")
     assert result.code == 5
-    assert "cursor_stalled" in result.stderr
+    assert "malformed_page" in result.stderr
     assert len(adopted.tombstone_ids()) == 200
+    assert len(server.tombstone_endpoint.requests) < 10
+
+
+def test_a_key_of_the_sender_that_comes_late(
+    here: Here, adopted: Receiver, server: PageServer
+) -> None:
+    """Signed with a new key whose manifest cannot be had, a record waits, and comes with it."""
+    pulled(here, adopted, server)
+    server.origin.rotate()
+    record = add_tombstone(server.origin, "person:kim")
+    server.script_manifest(misbehaviour.status(503))
+    said = pulled(here, adopted, server, "--stream", "tombstones")
+    assert said["tombstones"]["rejected"] == {"origin_sig_invalid": 1}
+    assert adopted.tombstone_ids() == set()
+    said = pulled(here, adopted, server, "--stream", "tombstones")
+    assert said["tombstones"]["new"] == 1
+    assert adopted.tombstone_ids() == {record["id"]}
+    assert adopted.letters(server) == {}
+
+
+def test_a_tombstone_counts_as_no_fact(here: Here, adopted: Receiver, server: PageServer) -> None:
+    """The totals of a peer are of its facts, and its streams have room for letters each."""
+    server.origin.add_many(2)
+    add_tombstones(server.origin, 5)
+    serve_poison(server.origin, tombstone_poison("a forged issuer"))
+    few = settings(dead_letter_rows_max=1)
+    assert pull(here, adopted, server, env=few).code == 0
+    (row,) = adopted.query("SELECT admitted, rejected, pages FROM replicator_peers")
+    assert tuple(row) == (2, 0, 1)
 
 
 def test_revocations_only(here: Here, adopted: Receiver, server: PageServer) -> None:

@@ -81,13 +81,21 @@ def test_what_is_settled_or_hopeless_does_not_wait(database: Database, node: Nod
 def test_what_is_awaited_changes_with_manifests_and_tombstones(
     database: Database, node: NodeDatabase
 ) -> None:
-    """A new manifest, one that is replaced, a new tombstone; nothing waits for a revocation."""
+    """A new manifest, one that is replaced, a new tombstone; nothing waits for a revocation.
 
-    def awaited() -> tuple[object, ...]:
+    Where nothing of the peer waits, nothing is awaited.
+    """
+
+    def awaited() -> tuple[object, ...] | None:
         with reading(database) as connection:
-            return tombstones.what_is_awaited(connection)
+            return tombstones.what_is_awaited(connection, PEER.node_id)
 
+    add_letter(node, "another's", node_id="stigmem:node:another")
+    add_letter(node, "forged", Reason.ISSUER_SIG_INVALID)
+    assert awaited() is None
+    add_letter(node, "waits")
     seen = [awaited()]
+    assert seen != [None]
     assert awaited() == seen[0]
     add_manifest(node, ISSUER)
     seen.append(awaited())

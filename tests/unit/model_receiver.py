@@ -20,6 +20,7 @@ from stigmem_replicator.protocol.tombstone import Artifact, Revocation
 from stigmem_replicator.replication.plan import Judged, PageContext, Row, plan_batch
 from stigmem_replicator.replication.rows import SYSTEM_SOURCE
 from stigmem_replicator.store.reads import KnownLetter
+from stigmem_replicator.store.tombstones import MENDED_BY_TIME
 from stigmem_replicator.trust import facts, tombstones
 from stigmem_replicator.trust.facts import Admit, KnownFact
 from stigmem_replicator.trust.keys import Manifest
@@ -119,7 +120,9 @@ class Receiver:
     ) -> None:
         """Write entry by entry, each judged by what the ones before it left."""
         for entry_id, raw in entries:
-            letters = Letters(self._letter(stream, entry_id), GENERATION, NOW_MS)
+            letters = Letters(
+                self._letter(stream, entry_id), GENERATION, NOW_MS, MENDED_BY_TIME, steady=True
+            )
             verdict = judge(raw)
             assert not isinstance(verdict, BlockPeer), verdict
             judged, settles = Judged(entry_id, verdict), True

@@ -7,20 +7,32 @@ of none, gives many records one time, and lets records appear behind others.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.dialect import Dialect
-from stigmem_replicator.protocol.tombstone import Artifact
+from stigmem_replicator.protocol.tombstone import Artifact, Stamp, read_stamp
 from stigmem_replicator.replication.positions import Position
-from stigmem_replicator.replication.tombstones import Answer, Fetch, Pass, milliseconds
+from stigmem_replicator.replication.tombstones import Answer, Fetch, Pass
 from tests.unit.signed_records import iso
 
 START_MS: Final = 1_790_000_000_000
 PAGES_MAX: Final = 2_000
 NOWHERE: Final = Position(frontier=None, settled=None)
 EMPTY: Final[dict[Artifact, Position]] = dict.fromkeys(Artifact, NOWHERE)
+
+
+def stamps(texts: Iterable[str | None]) -> tuple[Stamp | None, ...]:
+    """Return what these texts say, None where one is no time."""
+    return tuple(None if text is None else read_stamp(text) for text in texts)
+
+
+def milliseconds(text: str | None) -> int | None:
+    """Return a time as milliseconds since 1970, None when it does not read."""
+    (stamp,) = stamps([text])
+    return None if stamp is None else stamp.at_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +46,16 @@ class Row:
 
 @dataclass(slots=True)
 class ModelPeer:
-    """The peer; a page of more than ``page_max`` records is too large for whoever reads."""
+    """The peer; a page of more than ``page_max`` records is too large for whoever reads.
+
+    It compares texts byte by byte, or as a collation does that looks at punctuation last.
+    """
 
     dialect: Dialect = Dialect.V2
     now_ms: int = START_MS
     rows: list[Row] = field(default_factory=list)
     page_max: int | None = None
+    collates: bool = False
 
     def issue(self, artifact: Artifact, created_at: str, count: int = 1) -> None:
         """Have records appear, all with one time."""
@@ -52,16 +68,20 @@ class ModelPeer:
 
     def page(self, artifact: Artifact, fetch: Fetch) -> tuple[list[Row], bool]:
         """Return what the route reads of one list, and whether there is more."""
+        since = None if fetch.since is None else self._weight(fetch.since)
         following = sorted(
             (
                 row
                 for row in self.rows
                 if row.artifact is artifact
-                and (fetch.since is None or row.created_at > fetch.since)
+                and (since is None or self._weight(row.created_at) > since)
             ),
-            key=lambda row: row.created_at,
+            key=lambda row: self._weight(row.created_at),
         )
         return following[: fetch.limit], len(following) > fetch.limit
+
+    def _weight(self, text: str) -> tuple[str, str]:
+        return ("".join(filter(str.isalnum, text)) if self.collates else "", text)
 
 
 @dataclass(slots=True)
@@ -149,12 +169,7 @@ class ModelReader:
         }
         self._served.update(*texts.values())
         answer = Answer(
-            created={
-                artifact: tuple(
-                    text if milliseconds(text) is not None else None for text in of_kind
-                )
-                for artifact, of_kind in texts.items()
-            },
+            created={artifact: stamps(of_kind) for artifact, of_kind in texts.items()},
             cursor=tombstones[-1].created_at if tombstones else None,
             has_more=more if self.peer.dialect is Dialect.V2 else None,
             sent_at_ms=sent_at_ms,
@@ -213,5 +228,5 @@ def answer(
     has_more: bool | None = False,
 ) -> Answer:
     """Return an answer with these times."""
-    created = {Artifact.TOMBSTONE: tombstones, Artifact.REVOCATION: revocations}
+    created = {Artifact.TOMBSTONE: stamps(tombstones), Artifact.REVOCATION: stamps(revocations)}
     return Answer(created, cursor, has_more, sent_at_ms=START_MS, date_ms=START_MS)

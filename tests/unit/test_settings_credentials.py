@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stigmem_replicator.settings import Settings, warnings_about_keys
+from stigmem_replicator.settings import Settings, plain_token_warnings, warnings_about_keys
 from stigmem_replicator.settings.safekeeping import complaints
 from tests.unit.places import load, refused, review, write
 
@@ -273,3 +273,32 @@ def test_what_cannot_be_looked_at_is_passed_over(tmp_path: Path) -> None:
     for path in ("/dev/null", str(tmp_path), "missing", "x" * 5000):
         settings = load({}, {KEY_FILE: path}, cwd=tmp_path)
         assert warnings_about_keys(settings, uid=US) == []
+
+
+# tokens in the clear
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("http://192.0.2.1:8765", True),
+        ("HTTP://peer.example", True),
+        ("http://10.0.0.1", True),
+        ("http://localhost.example:8765", True),
+        ("https://192.0.2.1:8765", False),
+        ("http://127.0.0.1:8765", False),
+        ("http://127.8.8.8", False),
+        ("http://[::1]:8765", False),
+        ("http://localhost:8765", False),
+        ("http://[::1", False),
+    ],
+)
+def test_a_token_that_others_could_read_on_the_way(url: str, *, seen: bool) -> None:
+    """Over http, to another machine, and only where plain http is called at all."""
+    tables: dict[str, dict[str, object]] = {"a": {"capability_token_file": Path("/t")}}
+    settings = Settings(federation_insecure=True, peer_tables=tables)
+    said = plain_token_warnings(settings, {"a": url, "b": url})
+    assert [text.startswith(f"the capability token of peer a goes to {url} ") for text in said] == (
+        [True] if seen else []
+    )
+    assert plain_token_warnings(Settings(peer_tables=tables), {"a": url}) == []

@@ -25,6 +25,7 @@ from stigmem_replicator.protocol.tombstone import (
     created_at,
     decode_entry,
     entry_id,
+    read_stamp,
 )
 from tests.unit.signed import ORGANISATION, SENDER, Document
 from tests.unit.signed_records import CREATED, REVOCATION_ID, TOMBSTONE_ID, raw_record
@@ -105,7 +106,7 @@ RECORD_FLAWS: Final[dict[str, list[object]]] = {
         "soon",
         "2026-13-01",
         "2026-01-02T03:04:05Z\x00",
-        "2026-01-02T03:04:05" + "0" * 60,
+        "2026-01-02T03:04:05." + "0" * 60,
         "\ud800",
     ],
 }
@@ -280,8 +281,16 @@ def test_the_time_of_a_raw_entry_is_read_for_paging(artifact: Artifact, dialect:
     raw = raw_record(artifact, dialect)
     said = raw if dialect is V1 else raw[artifact.value]
     said.pop("signature")
-    assert created_at(raw, artifact, dialect) == CREATED
-    for other in (7, None, "soon", "", CREATED + "\x00", "\ud800", "2026-01-02 " * 9):
+    assert created_at(raw, artifact, dialect) == read_stamp(CREATED)
+    for other in (
+        7,
+        None,
+        "soon",
+        "",
+        CREATED + "\x00",
+        "\ud800",
+        "2026-01-02T03:04:05." + "0" * 60,
+    ):
         said["created_at"] = other
         assert created_at(raw, artifact, dialect) is None
     others: list[object] = [None, 7, [], "x", {}, {artifact.value: CREATED}]

@@ -49,10 +49,13 @@ class PassMachine(RuleBasedStateMachine):
         dialect=st.sampled_from(list(Dialect)),
         our_offset_ms=st.sampled_from([-HOUR, -MINUTE, 0, MINUTE, HOUR]),
         tells_date=st.booleans(),
+        collates=st.booleans(),
     )
-    def begin(self, dialect: Dialect, our_offset_ms: int, *, tells_date: bool) -> None:
+    def begin(
+        self, dialect: Dialect, our_offset_ms: int, *, tells_date: bool, collates: bool
+    ) -> None:
         """Start with an empty peer; that it is behind our clock can only be known from it."""
-        self.peer = ModelPeer(dialect)
+        self.peer = ModelPeer(dialect, collates=collates)
         self.reader = ModelReader(self.peer, our_offset_ms, tells_date or our_offset_ms > 0)
 
     @rule(

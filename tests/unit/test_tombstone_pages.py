@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -127,9 +128,21 @@ def test_a_body_of_far_too_many_objects_is_refused_unread(dialect: Dialect) -> N
     """What would take many times its size in memory is not decoded; texts may hold brackets."""
     dense = page(dialect, tombstones=[[]] * 4_000)
     assert refused(dense, dialect, 4).reason is Reason.MALFORMED_PAGE
-    assert decode_page(dense, dialect, 400).entries(TOMBSTONE) == ([],) * 4_000
+    # Also where so many were asked for that only the room that they take bounds them.
+    assert refused(dense, dialect, 100_000).reason is Reason.MALFORMED_PAGE
+    assert decode_page(dense, dialect).entries(TOMBSTONE) == ([],) * 4_000
     told = page(dialect, revocations=["{[" * 4_000])
     assert decode_page(told, dialect, 4).entries(REVOCATION) == ("{[" * 4_000,)
+
+
+@pytest.mark.parametrize(("artifact", "dialect"), list(itertools.product(Artifact, Dialect)))
+def test_a_full_page_of_entries_of_any_size_is_read(artifact: Artifact, dialect: Dialect) -> None:
+    """No honest page holds as many objects and lists as are refused, however short its texts."""
+    raw = raw_record(artifact, dialect, reason="", signed_by="a", key_id="")
+    for count in (1, 2_000):
+        body = page(dialect, **{f"{artifact}s": [raw] * count})
+        assert len(decode_page(body, dialect, count).entries(artifact)) == count
+        assert body.count(b"{") + body.count(b"[") <= 6 * count + 3
 
 
 @settings(deadline=None)

@@ -17,13 +17,13 @@ from stigmem_replicator.replication.tombstones import (
     Fetch,
     Pass,
     begin_at,
-    milliseconds,
 )
 from tests.unit.model_tombstones import (
     EMPTY,
     START_MS,
     ModelReader,
     answer,
+    milliseconds,
     reader,
 )
 from tests.unit.signed_records import iso
