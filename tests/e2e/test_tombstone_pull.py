@@ -11,6 +11,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from tests.e2e.page_pulls import settings
 from tests.pages import misbehaviour
 from tests.pages.receiver import Receiver
@@ -151,6 +153,29 @@ def test_bad_records_stop_nothing(here: Here, adopted: Receiver, server: PageSer
         assert again[stream]["refused_before"] == counted
     assert adopted.letters(server) == letters
     assert adopted.query(audit)[0]["rows"] == len(letters) - waiting
+
+
+def test_two_bad_forms_of_one_id_do_not_take_turns(
+    here: Here, adopted: Receiver, server: PageServer
+) -> None:
+    """Both are read again at each look; the dead letter and the audit stay as they are."""
+    for reason in ("one", "two"):
+        forged = make_tombstone(
+            server.origin,
+            f"person:{reason}",
+            tombstone_id="tomb_twice",
+            key=Ed25519PrivateKey.generate(),
+        )
+        serve_tombstone(server.origin, forged)
+    said = pulled(here, adopted, server)
+    assert said["tombstones"]["rejected"] == {"issuer_sig_invalid": 2}
+    before = adopted.query("SELECT * FROM replicator_dead_letters")
+    audit = adopted.count("fact_audit_log")
+    for _ in range(2):
+        said = pulled(here, adopted, server)
+        assert said["tombstones"]["refused_before"] == {"issuer_sig_invalid": 2}
+    assert adopted.query("SELECT * FROM replicator_dead_letters") == before
+    assert adopted.count("fact_audit_log") == audit
 
 
 def test_a_revocation_waits_for_its_tombstone(

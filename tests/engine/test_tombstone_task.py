@@ -15,13 +15,15 @@ from typing import Any
 import anyio
 import pytest
 
+from stigmem_replicator.engine.notes import AnyNote, Notes
+from stigmem_replicator.store.streams import StreamNote
 from tests.engine.daemon_room import NEVER_S, SPEED, Daemon, backlog, daemon_of
 from tests.pages import misbehaviour
 from tests.pages.backlog import add_backlog
 from tests.pages.receiver import Receiver
 from tests.pages.server import PageServer
 from tests.pages.tombstone_endpoint import CAPABILITY, PEER_TOKEN
-from tests.pages.tombstones import add_revocation, add_tombstone
+from tests.pages.tombstones import add_revocation, add_tombstone, add_tombstones
 
 pytest_plugins = ("tests.pages.fixtures",)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
@@ -195,3 +197,63 @@ async def test_a_failure_of_one_is_none_of_the_other(adopted: Receiver, server: 
         assert daemon.row(server)["failures"] == 0
     assert len(server.tombstone_endpoint.requests) >= 3
     assert len(adopted.assert_clean(server).admitted) == 3
+
+
+def changes(receiver: Receiver) -> int:
+    """How many changes of state were written."""
+    (row,) = receiver.query(
+        "SELECT COUNT(*) AS n FROM replicator_events WHERE event = 'state_changed'"
+    )
+    return int(row["n"])
+
+
+async def test_what_is_read_again_at_each_look_is_no_news(
+    adopted: Receiver, server: PageServer
+) -> None:
+    """More of the last minutes than a page holds is read again each time: nothing is written."""
+    add_tombstones(server.origin, 450, start=datetime.now(UTC) - timedelta(minutes=20))
+    quiet = {"tombstone_interval_s": POLL_S, "poll_interval_s": NEVER_S}
+    async with daemon_of(adopted, tombstone_full_read_s=NEVER_S, **quiet) as daemon:
+        await until_stream(daemon, "idle")
+        await daemon.until_state(server, "idle")
+        assert len(adopted.tombstone_ids()) == 450
+        before, commits = changes(adopted), daemon.row(server)["commit_number"]
+        await until_read(daemon, server, 9)
+        assert (changes(adopted), daemon.row(server)["commit_number"]) == (before, commits)
+        assert stream(adopted)["state"] == "idle"
+
+
+async def test_a_stream_that_stays_blocked_is_no_news(
+    adopted: Receiver, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried now and then; what is known of it is not written each time."""
+    server.tombstone_endpoint.demands_capability = True
+    told: list[bool] = []
+    post = Notes.post
+
+    def posted(self: Notes, note: AnyNote, *, urgent: bool) -> None:
+        if isinstance(note, StreamNote):
+            told.append(urgent)
+        post(self, note, urgent=urgent)
+
+    monkeypatch.setattr(Notes, "post", posted)
+    async with daemon_of(adopted, blocked_retry_s=POLL_S, poll_interval_s=NEVER_S) as daemon:
+        await until_stream(daemon, "blocked", "capability_required")
+        await until_read(daemon, server, 4)
+    assert told[0]
+    assert not any(told[1:])
+
+
+async def test_two_looks_for_a_new_key_are_one(adopted: Receiver, server: PageServer) -> None:
+    """A peer that takes a new key is asked for its manifest once, and both streams go on."""
+    often = {"tombstone_interval_s": POLL_S, "poll_interval_s": POLL_S}
+    async with daemon_of(adopted, **often) as daemon:
+        await until_stream(daemon, "idle")
+        await daemon.until_state(server, "idle")
+        server.origin.rotate()
+        server.origin.add_many(3)
+        record = add_tombstone(server.origin, "person:kim")
+        await daemon.until(partial(_is_here, adopted, record["id"]), "the tombstone")
+        await daemon.until(lambda: backlog(adopted, server) == 3, "the facts")
+    assert len(server.manifest_requests) == 1
+    assert adopted.letters(server) == {}

@@ -7,7 +7,7 @@ import json
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.positions import Position
-from stigmem_replicator.store import positions, tombstones
+from stigmem_replicator.store import positions, reads, tombstones
 from stigmem_replicator.store.engine import Database, reading, writing
 from stigmem_replicator.store.own_models import FACTS, REVOCATIONS, TOMBSTONES
 from stigmem_replicator.trust.tombstones import KnownRecord
@@ -45,6 +45,17 @@ def add_letter(
         **changes,
     }
     node.insert("replicator_dead_letters", **values)
+
+
+def test_more_ids_than_a_statement_takes(database: Database, node: NodeDatabase) -> None:
+    """A page may hold tens of thousands of ids, and a statement not so many parameters."""
+    add_tombstone(node, "t-39999")
+    add_letter(node, "t-7")
+    ids = {f"t-{number}" for number in range(40_000)}
+    with reading(database) as connection:
+        assert set(tombstones.known_records(connection, TOMBSTONES, ids)) == {"t-39999"}
+        assert set(reads.known_letters(connection, PEER.node_id, TOMBSTONES, ids)) == {"t-7"}
+        assert tombstones.manifests(connection, ids) == {}
 
 
 def waiting(

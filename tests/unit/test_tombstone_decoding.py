@@ -309,3 +309,12 @@ def test_an_entry_is_known_by_its_id_or_its_content() -> None:
     assert len(names) == 4
     assert all(name.startswith("unidentified:") for name in names)
     assert entry_id({"b": 1, "a": 2}, TOMBSTONE, V2) == entry_id({"a": 2, "b": 1}, TOMBSTONE, V2)
+
+
+def test_a_nul_in_the_origin_is_refused() -> None:
+    """No text of an entry comes into a dead letter that one of the databases cannot keep."""
+    raw = raw_record(TOMBSTONE)
+    raw["origin"]["node_id"] = "a\x00b"
+    got = decode_entry(raw, TOMBSTONE, V2)
+    assert isinstance(got, MalformedEntry)
+    assert (got.reason, got.detail) == (Reason.MISSING_ORIGIN_BLOCK, "origin holds a NUL")
