@@ -76,7 +76,11 @@ def _report(command: int, reply: socket.socket) -> None:
 
     The process id is taken until the other side has read of the end, or is no more itself.
     """
-    reply.send(b"%d" % command)
+    try:
+        reply.send(b"%d" % command)
+    except OSError:  # whoever gave the order has given up: nobody else would end it
+        os.kill(command, signal.SIGKILL)
+        os._exit(1)
     ended = os.waitid(os.P_PID, command, os.WEXITED | os.WNOWAIT)
     assert ended is not None
     code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status

@@ -30,6 +30,9 @@ COMMAND: Final = "stigmem_replicator"
 _SERVER: Final = "tests.fork_server"
 _REPLY_BYTES: Final = 64
 
+PATIENCE_S: Final = 120.0
+"""How long is waited for what comes by itself, and soon; then it is killed, or is a failure."""
+
 
 class Forked:
     """A process that runs a module, with what tests use of `subprocess.Popen`.
@@ -59,6 +62,7 @@ class Forked:
                 streams = [each.fileno() for each in (nothing, self._stdout, self._stderr)]
                 self._reply = _ordered(json.dumps(order).encode(), streams)
             files.callback(self._reply.close)
+            self._reply.settimeout(PATIENCE_S)
             self.pid = self._told()
             self._files = files.pop_all()
 
@@ -66,8 +70,13 @@ class Forked:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.wait()
-        self._files.close()
+        with self._files:
+            try:
+                self.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                self.wait(PATIENCE_S)
+                raise
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
@@ -134,7 +143,11 @@ def _server() -> socket.socket:
 
     def end() -> None:
         ours.close()
-        server.wait()
+        try:
+            server.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
     atexit.register(end)
     return ours

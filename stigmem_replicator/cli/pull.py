@@ -70,7 +70,8 @@ def pull(  # noqa: PLR0913, PLR0917 - one parameter each option
         typer.Option(help="Only facts, or only tombstones with their revocations."),
     ] = Streams.ALL,
     max_pages: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Stop after so many pages (exit 0).")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Stop after so many pages of each stream (exit 0)."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Verify everything, write nothing.")

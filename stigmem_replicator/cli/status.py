@@ -54,8 +54,9 @@ def status(
     """Say how the whole daemon stands, also while it is down: who needs you comes first.
 
     --check exits with 0 when all is well; with 3 when no daemon runs or the database cannot be
-    used; else with 9 when a peer is blocked, or pulled by the node's own loop too; else with 5
-    when one that nobody paused is further behind than --max-lag, or how far cannot be told.
+    used; else with 9 when a peer or its tombstones are blocked, or it is pulled by the node's own
+    loop too; else with 5 when one that nobody paused is further behind than --max-lag, or how far
+    cannot be told.
     Tombstones that only want a capability token are named, and fail nothing.
     """
     if watch and (check or as_json):

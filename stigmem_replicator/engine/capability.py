@@ -39,12 +39,12 @@ def read_token(path: Path) -> str:
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            data = file.read(capability.CHARACTERS + 1) if plain else b""
+            data = file.read(capability.FILE_BYTES + 1) if plain else b""
     except OSError as error:
         raise CapabilityFormatError(error.strerror or "it cannot be read") from error
     if not plain:
         raise CapabilityFormatError("it is no plain file")
-    if len(data) > capability.CHARACTERS:
+    if len(data) > capability.FILE_BYTES:
         raise CapabilityFormatError("it is too long")
     try:
         return data.decode("utf-8")

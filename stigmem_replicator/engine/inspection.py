@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from stigmem_replicator.engine.refusals import Inspected, Letters
+from stigmem_replicator.engine.refusals import Inspected, Letters, inspect_each
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import envelope
 from stigmem_replicator.protocol.envelope import Entry, Envelope, MalformedEntry
-from stigmem_replicator.replication.plan import Judged
 from stigmem_replicator.store import reads
 from stigmem_replicator.store.engine import Database, reading
 from stigmem_replicator.trust.facts import (
@@ -27,7 +27,8 @@ from stigmem_replicator.trust.facts import (
     is_duplicate,
     judge,
 )
-from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
+from stigmem_replicator.trust.tombstones import AdmitRecord
+from stigmem_replicator.trust.verdicts import Reject
 
 MENDED_BY_TIME: Final = frozenset({Reason.HLC_SKEW})
 """Reasons that pass by themselves: such an entry is judged each time it is served."""
@@ -80,33 +81,31 @@ def inspect(
         known = reads.known_facts(connection, set(ids))
         found = reads.known_letters(connection, node_id, stream, set(ids))
     letters = Letters(found, generation(policy), now_ms, MENDED_BY_TIME)
-    judged: list[Judged] = []
-    settled: set[str] = set()
-    for raw, item, entry_id in zip(entries, decoded, ids, strict=True):
-        row = known.get(entry_id)
-        if isinstance(item, Entry) and is_duplicate(item.fact, row):
-            judged.append(Judged(entry_id, Duplicate(entry_id)))
-            if letters.settles(entry_id, raw):
-                settled.add(entry_id)
-            continue
-        before = letters.refused_before(entry_id, raw)
-        if before is not None:
-            judged.append(before)
-            continue
-        verdict = _judge(item, policy, row, now_ms)
-        if isinstance(verdict, BlockPeer):
-            return Inspected(letters.generation, tuple(judged), frozenset(), verdict)
-        if isinstance(verdict, Admit):
-            fact = verdict.entry.fact
-            # The same id again on this page is judged against what the page brought first.
-            known[entry_id] = KnownFact(verdict.cid, fact.valid_until)
-            settled.add(entry_id)
-        if isinstance(verdict, Reject):
-            judged.append(letters.rejected(entry_id, raw, verdict))
-        else:
-            judged.append(Judged(entry_id, verdict))
-    open_letters = letters.open_ones() & settled
-    return Inspected(letters.generation, tuple(judged), open_letters, None)
+    return inspect_each(
+        zip(entries, ids, decoded, strict=True), letters, _Facts(policy, known, now_ms)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What facts are judged by, and what is known under their ids."""
+
+    policy: FactPolicy
+    known: dict[str, KnownFact]
+    now_ms: int
+
+    def is_duplicate(self, entry_id: str, item: Entry | MalformedEntry) -> bool:
+        return isinstance(item, Entry) and is_duplicate(item.fact, self.known.get(entry_id))
+
+    def judge(self, entry_id: str, item: Entry | MalformedEntry) -> Verdict:
+        if isinstance(item, MalformedEntry):
+            return Reject(item.reason, item.detail)
+        return judge(item, self.policy, self.known.get(entry_id), self.now_ms)
+
+    def take(self, verdict: Admit | AdmitRecord) -> None:
+        assert isinstance(verdict, Admit)  # noqa: S101 - as they were judged
+        fact = verdict.entry.fact
+        self.known[fact.id] = KnownFact(verdict.cid, fact.valid_until)
 
 
 def _storable(item: Entry | MalformedEntry, database: Database) -> Entry | MalformedEntry:
@@ -115,11 +114,3 @@ def _storable(item: Entry | MalformedEntry, database: Database) -> Entry | Malfo
         detail = "a text of the entry holds a NUL, which PostgreSQL cannot store"
         return MalformedEntry(Reason.MALFORMED_FACT, detail)
     return item
-
-
-def _judge(
-    item: Entry | MalformedEntry, policy: FactPolicy, known: KnownFact | None, now_ms: int
-) -> Verdict:
-    if isinstance(item, MalformedEntry):
-        return Reject(item.reason, item.detail)
-    return judge(item, policy, known, now_ms)

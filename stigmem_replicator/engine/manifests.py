@@ -31,6 +31,7 @@ from stigmem_replicator.trust.keys import (
     ManifestError,
     follows,
     parse_manifest,
+    read_manifest,
     signing_keys,
 )
 
@@ -149,9 +150,8 @@ class SenderKeys:
         if self._manifest is not None and self._read_only:
             return stored, self._manifest
         try:
-            manifest = parse_manifest(json.loads(stored.document))
-            manifest.verify()
-        except (ValueError, ManifestError) as error:
+            manifest = read_manifest(stored.document)
+        except ManifestError as error:
             raise self._unresolvable(f"its stored manifest is bad: {error}") from error
         return stored, manifest
 

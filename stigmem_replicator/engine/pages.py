@@ -108,6 +108,7 @@ class PageWriter:
         written = await self._write(entries, inspected, progress)
         if written.transactions and not written.cursor_moved:
             counting.page_written(clock.monotonic() - began)
+            # A page of tombstones is written as two, and is no page of facts.
             if self._artifact is None:
                 counting.page_committed(self._peer.node_id)
         return written

@@ -95,10 +95,11 @@ class Pull:
         self._attempted_ms: int | None = None
 
     async def run(self) -> None:
-        """Pull until the peer has no more, or as many pages as were wished.
+        """Pull until the peer has no more, or as many pages of each stream as were wished.
 
-        Raises :class:`ReplicatorError` with the reason for stopping earlier.  However it ends,
-        the report tells what was committed.
+        Raises :class:`ReplicatorError` with the reason for stopping earlier; what is the peer's
+        own doing with its tombstones is in ``tombstone_failure`` instead.  However it ends, the
+        reports tell what was committed.
         """
         if self._wishes.dry_run:
             await self._wait_until_welcome()
@@ -131,7 +132,8 @@ class Pull:
                     # They may have ended in a wish that holds for the facts too.
                     await self._wait_until_welcome()
                     async with anyio.create_task_group() as tasks:
-                        if wishes.streams is Streams.ALL and not wishes.dry_run:
+                        bounded = wishes.dry_run or wishes.max_pages is not None
+                        if wishes.streams is Streams.ALL and not bounded:
                             tasks.start_soon(self._keep, beside)
                         await self._pull_facts(connection)
                         tasks.cancel_scope.cancel()

@@ -14,17 +14,18 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from stigmem_replicator.engine.refusals import Inspected, Letters
+from stigmem_replicator.engine.refusals import Inspected, Letters, inspect_each
 from stigmem_replicator.protocol import tombstone
 from stigmem_replicator.protocol.dialect import Dialect
 from stigmem_replicator.protocol.envelope import MalformedEntry
 from stigmem_replicator.protocol.tombstone import Artifact, RecordEntry, Revocation
-from stigmem_replicator.replication.plan import Judged
 from stigmem_replicator.store import reads, tombstones
 from stigmem_replicator.store.engine import Database, reading
-from stigmem_replicator.trust.keys import Manifest, ManifestError, parse_manifest
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.keys import Manifest, ManifestError, read_manifest
 from stigmem_replicator.trust.tombstones import (
     JUDGEMENT_VERSION,
+    MENDED_BY_TIME,
     AdmitRecord,
     KnownRecord,
     RecordPolicy,
@@ -32,7 +33,7 @@ from stigmem_replicator.trust.tombstones import (
     is_duplicate,
     judge,
 )
-from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
+from stigmem_replicator.trust.verdicts import Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,35 +92,34 @@ def inspect(database: Database, batch: Batch, policy: RecordPolicy) -> Inspected
         found = reads.known_letters(connection, batch.node_id, stream, set(ids))
         targets = {**batch.admitted[Artifact.TOMBSTONE], **_targets(connection, decoded)}
         policy = _with_issuers(connection, policy, decoded, batch.now_ms)
-    letters = Letters(
-        found, generation(policy), batch.now_ms, tombstones.MENDED_BY_TIME, steady=True
-    )
-    judged: list[Judged] = []
-    settled: set[str] = set()
-    for raw, item, entry_id in zip(batch.entries, decoded, ids, strict=True):
-        if isinstance(item, RecordEntry) and is_duplicate(item.record, known.get(entry_id)):
-            judged.append(Judged(entry_id, Duplicate(entry_id)))
-            if letters.settles(entry_id, raw):
-                settled.add(entry_id)
-            continue
-        before = letters.refused_before(entry_id, raw)
-        if before is not None:
-            judged.append(before)
-            continue
-        verdict = _judge(item, policy, known.get(entry_id), targets)
-        if isinstance(verdict, BlockPeer):
-            return Inspected(letters.generation, tuple(judged), frozenset(), verdict)
-        if isinstance(verdict, AdmitRecord):
-            record = verdict.entry.record
-            # The same id again on this page is judged against what the page brought first.
-            known[entry_id] = KnownRecord(record.signed_by, record.signature)
-            settled.add(entry_id)
-        if isinstance(verdict, Reject):
-            judged.append(letters.rejected(entry_id, raw, verdict))
-        else:
-            judged.append(Judged(entry_id, verdict))
-    open_letters = letters.open_ones() & settled
-    return Inspected(letters.generation, tuple(judged), open_letters, None)
+    letters = Letters(found, generation(policy), batch.now_ms, MENDED_BY_TIME, steady=True)
+    entries = zip(batch.entries, ids, decoded, strict=True)
+    return inspect_each(entries, letters, _Records(policy, known, targets))
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What records are judged by, what is known under their ids, and the tombstones they name."""
+
+    policy: RecordPolicy
+    known: dict[str, KnownRecord]
+    targets: Mapping[str, KnownRecord]
+
+    def is_duplicate(self, entry_id: str, item: RecordEntry | MalformedEntry) -> bool:
+        known = self.known.get(entry_id)
+        return isinstance(item, RecordEntry) and is_duplicate(item.record, known)
+
+    def judge(self, entry_id: str, item: RecordEntry | MalformedEntry) -> RecordVerdict:
+        if isinstance(item, MalformedEntry):
+            return Reject(item.reason, item.detail)
+        record = item.record
+        target = self.targets.get(record.tombstone_id) if isinstance(record, Revocation) else None
+        return judge(item, self.policy, self.known.get(entry_id), target)
+
+    def take(self, verdict: Admit | AdmitRecord) -> None:
+        assert isinstance(verdict, AdmitRecord)  # noqa: S101 - as they were judged
+        record = verdict.entry.record
+        self.known[record.id] = KnownRecord(record.signed_by, record.signature)
 
 
 def _targets(
@@ -146,23 +146,9 @@ def _with_issuers(
     holding: dict[str, Manifest] = {}
     for organisation, text in tombstones.manifests(connection, issuers).items():
         try:
-            manifest = parse_manifest(json.loads(text))
-            manifest.verify()
-        except (ValueError, ManifestError, RecursionError):
+            manifest = read_manifest(text)
+        except ManifestError:
             continue
         if manifest.entity_uri == organisation and not manifest.expired(now):
             holding[organisation] = manifest
     return replace(policy, issuers=holding)
-
-
-def _judge(
-    item: RecordEntry | MalformedEntry,
-    policy: RecordPolicy,
-    known: KnownRecord | None,
-    targets: Mapping[str, KnownRecord],
-) -> RecordVerdict:
-    if isinstance(item, MalformedEntry):
-        return Reject(item.reason, item.detail)
-    record = item.record
-    target = targets.get(record.tombstone_id) if isinstance(record, Revocation) else None
-    return judge(item, policy, known, target)

@@ -8,6 +8,7 @@ behind bad ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from stigmem_replicator.engine.connection import PeerConnection
 from stigmem_replicator.engine.manifests import SenderKeys
@@ -19,7 +20,7 @@ from stigmem_replicator.store import reads, schema
 from stigmem_replicator.store.engine import reading
 from stigmem_replicator.trust.tombstones import AdmitRecord, KnownRecord, RecordPolicy
 
-TENANT_HINT = "set the peer's ingest_tenant on the node"
+_HINT: Final = "set the peer's ingest_tenant on the node"
 
 
 class RecordJudge:
@@ -60,7 +61,7 @@ class RecordJudge:
                 inspected.blocked.reason,
                 f"no tombstone of peer {self._peer.node_id} can be admitted: "
                 f"{inspected.blocked.detail}",
-                hint=TENANT_HINT,
+                hint=_HINT,
             )
         return inspected
 

@@ -1,20 +1,25 @@
-"""Entries of a page that were refused, now or before: what their dead letters tell of them.
+"""The entries of a page, set aside, admitted or refused: with what their dead letters tell.
 
-Why an entry is refused is decided in ``trust``; this is the same for whatever a stream carries.
+What an entry's verdict is is decided in ``trust``; this is the same for whatever a stream carries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import document
 from stigmem_replicator.replication.plan import Judged, RefusedBefore
 from stigmem_replicator.store.reads import KnownLetter
-from stigmem_replicator.trust.verdicts import BlockPeer, Reject
+from stigmem_replicator.trust.facts import Admit
+from stigmem_replicator.trust.tombstones import AdmitRecord
+from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
+
+Item = TypeVar("Item")
+Item_contra = TypeVar("Item_contra", contravariant=True)
 
 TOUCH_AFTER_MS: Final = 3_600_000
 """A dead letter that is seen again is counted in its row at most once an hour."""
@@ -47,6 +52,21 @@ class Inspected:
             isinstance(item.verdict, Reject | RefusedBefore) and item.verdict.reason is reason
             for item in self.judged
         )
+
+
+class Judging(Protocol[Item_contra]):
+    """What the entries of one stream are judged by, with what is known and what a page adds."""
+
+    def is_duplicate(self, entry_id: str, item: Item_contra) -> bool:
+        """Say whether an entry is known, without any check of it."""
+
+    def judge(
+        self, entry_id: str, item: Item_contra
+    ) -> Admit | AdmitRecord | Duplicate | Reject | BlockPeer:
+        """Judge one decoded entry."""
+
+    def take(self, verdict: Admit | AdmitRecord) -> None:
+        """Count an entry that is admitted as known from here on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +130,41 @@ class Letters:
     def _before(self, letter: KnownLetter) -> RefusedBefore:
         touch = self.now_ms - letter.last_seen_at_ms >= TOUCH_AFTER_MS
         return RefusedBefore(Reason(letter.reason), touch)
+
+
+def inspect_each(
+    entries: Iterable[tuple[object, str, Item]], letters: Letters, judging: Judging[Item]
+) -> Inspected:
+    """Judge the entries of a page in order: each as it was served, with its id, and decoded.
+
+    A known one is set aside, and so is one that was refused before; when one says that the whole
+    peer is blocked, what follows is not looked at.
+    """
+    judged: list[Judged] = []
+    settled: set[str] = set()
+    for raw, entry_id, item in entries:
+        if judging.is_duplicate(entry_id, item):
+            judged.append(Judged(entry_id, Duplicate(entry_id)))
+            if letters.settles(entry_id, raw):
+                settled.add(entry_id)
+            continue
+        before = letters.refused_before(entry_id, raw)
+        if before is not None:
+            judged.append(before)
+            continue
+        verdict = judging.judge(entry_id, item)
+        if isinstance(verdict, BlockPeer):
+            return Inspected(letters.generation, tuple(judged), frozenset(), verdict)
+        if isinstance(verdict, Reject):
+            judged.append(letters.rejected(entry_id, raw, verdict))
+            continue
+        if not isinstance(verdict, Duplicate):
+            # The same id again on this page is judged against what the page brought first.
+            judging.take(verdict)
+            settled.add(entry_id)
+        judged.append(Judged(entry_id, verdict))
+    open_letters = letters.open_ones() & settled
+    return Inspected(letters.generation, tuple(judged), open_letters, None)
 
 
 def refused_by_database(

@@ -36,7 +36,8 @@ class PullReport:
 class TombstoneReport(PullReport):
     """Running totals of one peer's tombstones and revocations, together and by kind.
 
-    ``cursor`` is the time of the record that the next pass begins after.
+    ``cursor`` is the settled time of the tombstones alone; the next pass begins after it, or
+    earlier where that of the revocations is older.
     """
 
     of: dict[Artifact, Counts] = field(default_factory=lambda: dict.fromkeys(Artifact, Counts()))

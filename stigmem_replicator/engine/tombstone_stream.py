@@ -108,7 +108,7 @@ class TombstoneStream:
         if reading_ is not None:
             await self._tell_gap(reading_)
 
-    async def _begin(self, *, whole: bool = True) -> Pass:
+    async def _begin(self, *, whole: bool) -> Pass:
         now, settings = self._around.clock.monotonic(), self._around.settings
         due = self._full_at is None or now - self._full_at >= settings.tombstone_full_read_s
         positions = await self._around.threads.look_up(self._positions)
@@ -143,7 +143,7 @@ class TombstoneStream:
                 self._pass = reading_
             else:
                 # Somebody set a position elsewhere: all begins there.
-                reading_ = self._pass = await self._begin()
+                reading_ = self._pass = await self._begin(whole=max_pages is None)
                 began = reading_.pages
         if reading_.full:
             self._full_at = self._around.clock.monotonic()
@@ -164,7 +164,8 @@ class TombstoneStream:
             if meaning is Reason.ENTRY_TOO_LARGE:
                 raise PeerBlockedError(
                     meaning,
-                    f"the records after {fetch.since} are too large together: {error.message}",
+                    f"the records after {_named(fetch.since)} are too large together: "
+                    f"{error.message}",
                     hint="raise page_bytes_max to read past them",
                 ) from error
             raise
@@ -174,16 +175,7 @@ class TombstoneStream:
         before = {artifact: reading_.position(artifact) for artifact in Artifact}
         astray = reading_.on_page(fetch, fetched.answer)
         if astray is not None:
-            why = (
-                f"says that more follows {fetch.since}, but does not lead there"
-                if astray is Reason.CURSOR_STALLED
-                else "sent no usable page: its tombstones or revocations are not in their order"
-            )
-            raise TransientPeerError(
-                astray,
-                f"peer {self._peer.node_id} {why}",
-                hint="they are asked for again; if this lasts, tell the peer's operator",
-            )
+            raise self._astray(astray, fetch)
         for artifact in Artifact:
             progress = Progress(
                 start=fetch.since,
@@ -204,6 +196,15 @@ class TombstoneStream:
             self._report.caught_up_ms = fetched.answer.sent_at_ms
         self._watcher.on_page(self._report)
         return True
+
+    def _astray(self, reason: Reason, fetch: Fetch) -> TransientPeerError:
+        node_id = self._peer.node_id
+        message = f"peer {node_id} sent no usable page: its tombstones are not in their order"
+        if reason is Reason.CURSOR_STALLED:
+            since = _named(fetch.since)
+            message = f"peer {node_id} says that more follows {since}, but does not lead there"
+        hint = "they are asked for again; if this lasts, tell the peer's operator"
+        return TransientPeerError(reason, message, hint=hint)
 
     async def _write(
         self,
@@ -304,9 +305,9 @@ class TombstoneStream:
 
 
 def _unless_key_changed(inspected: Inspected) -> Inspected:
-    """Return verdicts on what waits, without those that its sender's key is another by now.
+    """Return verdicts on what waits, with that left waiting which no key of its sender fits now.
 
-    It waits on as it is: served again, it is signed anew.
+    Served again, it is signed anew.
     """
     judged = tuple(
         Judged(item.entry_id, RefusedBefore(item.verdict.reason, touch=False))
@@ -315,6 +316,10 @@ def _unless_key_changed(inspected: Inspected) -> Inspected:
         for item in inspected.judged
     )
     return replace(inspected, judged=judged)
+
+
+def _named(since: str | None) -> str:
+    return since or "the beginning"
 
 
 def _row(position: Position) -> StreamRow:

@@ -45,7 +45,7 @@ _COUNTERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ("artifact", "status"),
     ),
     _ANOMALY: ("Entries refused because their clock is too far off", ("direction",)),
-    _PAGES: ("Pages committed", ()),
+    _PAGES: ("Pages of facts committed", ()),
     _REJECTED: ("Entries refused for the first time", ("reason",)),
     _CONFLICTS: ("Conflicts written", ()),
     _LEFT_OUT: ("Conflicts not written because of max_conflicts_per_fact", ()),

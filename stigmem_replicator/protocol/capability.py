@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from stigmem_replicator.protocol.times import parse_time
 
-CHARACTERS: Final = 16_384
+FILE_BYTES: Final = 16_384
 """The longest file that is read as a token."""
 
 READ_TOMBSTONES: Final = "tombstone:read"

@@ -1,7 +1,8 @@
 """The two wire versions, by name.
 
-A node speaks exactly one, and which one is told by its database (``store.schema``).  What the
-versions differ in is in ``envelope``, ``cid`` and ``trust``, not here.
+A node speaks exactly one, and which one is told by its database (``store.schema``).  Here is
+also which releases speak which; what the versions differ in is in ``envelope``, ``tombstone``,
+``cid`` and ``trust``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol import document
@@ -111,9 +111,6 @@ class Revocation:
                 "tombstone_id": self.tombstone_id,
             }
         )
-
-
-Record = TypeVar("Record", Tombstone, Revocation)
 
 
 @dataclass(frozen=True, slots=True)

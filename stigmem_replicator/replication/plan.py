@@ -240,6 +240,7 @@ def _plan_rejected(batch: Batch, item: Judged, reject: Reject, context: PageCont
     batch.counts += Counts(rejected={reject.reason: 1}, skewed=skewed)
     batch.dead_letters.append(rows.dead_letter(item, reject, context))
     batch.text_bytes += len(item.payload)
+    # One that only came before its tombstone is no refusal: the node records none either.
     if item.audited or reject.reason is Reason.WAITING_FOR_TOMBSTONE:
         return
     if context.artifact is not None:

@@ -35,6 +35,7 @@ from typing import Final
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.tombstone import Artifact, Stamp, read_stamp
 from stigmem_replicator.replication.positions import Position
+from stigmem_replicator.replication.session import GOOD_PAGES, TIMEOUTS
 
 PAGE_SIZE: Final = 200
 """Records of each kind that a page is asked for, as a node asks."""
@@ -44,12 +45,6 @@ OVERLAP_MS: Final = 300_000
 QUIET_MS: Final = 3_600_000
 """How old a record must be by the peer's clock to be the last that is not read again: without
 that a great many of one moment, and nothing after them, would come with every answer."""
-
-TIMEOUTS: Final = 2
-"""Answers too late in a row that are met with a smaller page."""
-
-GOOD_PAGES: Final = 4
-"""Pages in a row after which a page that had to be made smaller is made larger again."""
 
 LIMIT_MAX: Final = 50_000
 """More records of one time are nothing that is asked for."""

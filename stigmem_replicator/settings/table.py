@@ -257,7 +257,10 @@ class Table:
         per_peer=True,
     )
     peers_at_once: int = option(
-        64, Whole(1, 10_000), "peers that are asked or whose pages are in work at a time"
+        64,
+        Whole(1, 10_000),
+        "peers that are asked for facts, or whose pages are in work, at a time; as many again may "
+        "be asked for tombstones",
     )
     quantum_pages: int = option(
         20, Whole(1, 1_000_000), "pages after which a peer lets others have its place"

@@ -1,4 +1,4 @@
-"""Kinds of values of the transport: networks of addresses, and files that hold a private key.
+"""Kinds of values of the transport: networks of addresses, and files of keys and tokens.
 
 Like those in ``values`` they read one raw value; whether a file is there and what is in it is
 not looked at.
@@ -47,12 +47,12 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """The path of a file that holds a private key or a certificate, or nothing.
+    """The path of a file that holds a key, certificates or a token, or nothing.
 
     A key or token in place of its path is refused, since a path is shown to everybody.
     """
 
-    allowed: str = "the path of a file, not the key itself, or nothing"
+    allowed: str = "the path of a file, not what is in it, or nothing"
 
     def parse(self, raw: object, base: Path) -> Path | None:
         """Return an absolute path, or None for an empty text."""

@@ -281,6 +281,7 @@ class NodeVariable:
 
 
 PerPeer: TypeAlias = bool | Literal["only"]
+"""Whether single peers may differ in a setting; "only": it is nothing that all could share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +295,7 @@ class Definition:
     flag: str = ""
     """The flag's spelling, when it is not the name with hyphens."""
     per_peer: PerPeer = False
-    """True when our TOML file may say something else for one peer."""
+    """True when our TOML file may say something else for one peer, "only" when nowhere else."""
     credential: str = ""
     """The name of the systemd credential that is the file, if it can be one."""
 

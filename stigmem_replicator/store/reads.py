@@ -269,12 +269,12 @@ def tenant_policy(connection: Connection, peer: PeerRow, *, plugin_active: bool)
 
 def known_facts(connection: Connection, ids: Collection[str]) -> dict[str, KnownFact]:
     """Return what stands under those of ``ids`` that exist."""
-    if not ids:
-        return {}
-    rows = connection.execute(
-        select(Fact.id, Fact.cid, Fact.valid_until).where(Fact.id.in_(list(ids)))
-    )
-    return {row.id: KnownFact(row.cid, row.valid_until) for row in rows}
+    columns = select(Fact.id, Fact.cid, Fact.valid_until)
+    return {
+        row.id: KnownFact(row.cid, row.valid_until)
+        for some in chunks(ids)
+        for row in connection.execute(columns.where(Fact.id.in_(some)))
+    }
 
 
 def chunks(ids: Collection[str]) -> Iterator[list[str]]:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, insert, select, update
 
 from stigmem_replicator.clock import Clock, NewId
-from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.session import Position
 from stigmem_replicator.store import reads
@@ -30,17 +29,10 @@ from stigmem_replicator.store.own_models import (
 )
 from stigmem_replicator.store.reads import PeerRow
 from stigmem_replicator.store.sql import place_in_table
-from stigmem_replicator.trust.tombstones import KnownRecord
+from stigmem_replicator.trust.tombstones import MENDED_BY_TIME, KnownRecord
 
 STREAM_OF: Final = {Artifact.TOMBSTONE: TOMBSTONES, Artifact.REVOCATION: REVOCATIONS}
 """In which stream each kind of record comes."""
-
-MENDED_BY_TIME: Final = frozenset(
-    {Reason.WAITING_FOR_KEY, Reason.WAITING_FOR_TOMBSTONE, Reason.ORIGIN_SIG_INVALID}
-)
-"""Why a record waits in the dead letters for what may come by itself: a key, or its tombstone.
-
-A bad signature of the sender may be one of a newer key, whose manifest could not be had."""
 
 _MODELS: Final[dict[str, type[Tombstone | TombstoneRevocation]]] = {
     TOMBSTONES: Tombstone,

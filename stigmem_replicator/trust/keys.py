@@ -7,6 +7,7 @@ and when they are fetched anew is not its concern.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -122,6 +123,16 @@ def parse_manifest(document: object) -> Manifest:
         rotations=tuple(_parse_rotation(item) for item in rotations),
         signature=_text(document, "signature"),
     )
+
+
+def read_manifest(text: str) -> Manifest:
+    """Read and verify a stored manifest.  Raises :class:`ManifestError`, whatever is wrong."""
+    try:
+        manifest = parse_manifest(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(str(error)) from error
+    manifest.verify()
+    return manifest
 
 
 def _parse_rotation(document: object) -> Rotation:

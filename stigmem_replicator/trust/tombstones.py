@@ -34,6 +34,13 @@ JUDGEMENT_VERSION: Final = 1
 
 EVERY_SCOPE: Final = "*"
 
+MENDED_BY_TIME: Final = frozenset(
+    {Reason.WAITING_FOR_KEY, Reason.WAITING_FOR_TOMBSTONE, Reason.ORIGIN_SIG_INVALID}
+)
+"""Why a record waits in the dead letters for what may come by itself: a key, or its tombstone.
+
+A bad signature of the sender may be one of a newer key, whose manifest could not be had."""
+
 
 @dataclass(frozen=True, slots=True)
 class KnownRecord:

@@ -90,6 +90,8 @@ class Story:
         self.unresolvable: list[Case] = []
         self._good_tombstones()
         self._good_revocations()
+        # As a node serves them: by their times.
+        self.good.sort(key=lambda case: str(case.notice.record["created_at"]))
         add_faults(self)
         self._of_peers()
 

@@ -203,7 +203,7 @@ def test_a_token_is_never_every_peers(
     config.write_text(f'[peer."{demanding.node_id}"]\ncapability_token_file = {json.dumps(text)}\n')
     result = here("--config", str(config), "peers", "list", db=adopted.database)
     line = result.failed("configuration_invalid", 3)
-    assert "not the key itself" in line
+    assert "not what is in it" in line
 
 
 def test_a_file_that_others_can_read(

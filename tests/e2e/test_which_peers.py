@@ -122,7 +122,7 @@ def test_one_bad_peer_does_not_stop_another(
     assert_failed(result, "forbidden", 6)
     assert len(adopted.assert_clean(server).admitted) == 3
     lines = dict(line.split(": ", 1) for line in result.stdout.splitlines())
-    assert lines[server.node_id].startswith("done; 1 pages, 3 new,")
+    assert lines[server.node_id].startswith("caught up; 1 pages, 3 new,")
     assert lines[second_server.node_id].startswith("stopped: forbidden; 0 pages,")
 
 

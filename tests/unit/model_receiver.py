@@ -20,11 +20,10 @@ from stigmem_replicator.protocol.tombstone import Artifact, Revocation
 from stigmem_replicator.replication.plan import Judged, PageContext, Row, plan_batch
 from stigmem_replicator.replication.rows import SYSTEM_SOURCE
 from stigmem_replicator.store.reads import KnownLetter
-from stigmem_replicator.store.tombstones import MENDED_BY_TIME
 from stigmem_replicator.trust import facts, tombstones
 from stigmem_replicator.trust.facts import Admit, KnownFact
 from stigmem_replicator.trust.keys import Manifest
-from stigmem_replicator.trust.tombstones import AdmitRecord, KnownRecord
+from stigmem_replicator.trust.tombstones import MENDED_BY_TIME, AdmitRecord, KnownRecord
 from stigmem_replicator.trust.verdicts import BlockPeer, Duplicate, Reject
 from tests.unit.signed import NOW, NOW_MS, SENDER, policy
 from tests.unit.signed_records import plain_policy, record_policy

@@ -145,7 +145,7 @@ def test_issuers_alone_are_no_mistake(tmp_path: Path) -> None:
 def test_a_key_in_place_of_its_path_is_not_repeated(name: str, text: str, tmp_path: Path) -> None:
     variable = f"STIGMEM_REPLICATOR_{name.upper()}"
     assert refused(tmp_path, **{variable: text}) == (
-        f"{name} (from environment {variable}) must be the path of a file, not the key itself, "
+        f"{name} (from environment {variable}) must be the path of a file, not what is in it, "
         "or nothing"
     )
     read = review(tmp_path, {variable: text})
@@ -217,7 +217,7 @@ def test_a_key_in_place_of_its_path_is_refused_and_not_repeated(
     read = review(tmp_path, environ)
     (problem,) = [item for item in read.problems if name in item.message]
     assert key.strip('"')[:16] not in f"{problem.message} {problem.hint}"
-    assert "not the key itself" in problem.message
+    assert "not what is in it" in problem.message
 
 
 @pytest.mark.parametrize(

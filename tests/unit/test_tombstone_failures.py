@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from stigmem_replicator.errors import Reason
 from stigmem_replicator.protocol.tombstone import Artifact
 from stigmem_replicator.replication.positions import Position
+from stigmem_replicator.replication.session import GOOD_PAGES
 from stigmem_replicator.replication.tombstones import (
-    GOOD_PAGES,
     LIMIT_MAX,
     PAGE_SIZE,
     Answer,
