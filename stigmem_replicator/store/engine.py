@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store import schema as node_schema
@@ -38,8 +39,11 @@ class Backend(Protocol):
     def stores_nul(self) -> bool:
         """Whether a text may hold a NUL."""
 
-    def check(self) -> None:
-        """Check what can be checked before a connection is made."""
+    def check(self, before: Files | None) -> None:
+        """Check what can be checked before a connection is made.
+
+        ``before`` are the files that this process had open under the same name.
+        """
 
     def reader(self) -> Engine:
         """Return an engine whose transactions see one snapshot."""
@@ -92,9 +96,10 @@ class Database:
         return self.backend.guard if isinstance(self.backend, SqliteFile) else None
 
     def close(self) -> None:
-        """Close all connections."""
-        self.read.dispose()
-        self.write.dispose()
+        """Close all connections; what a thread still uses is closed when it is done."""
+        for engine in (self.read, self.write):
+            event.listen(engine.pool, "checkin", _close)
+            engine.dispose()
 
 
 def open_database(
@@ -118,9 +123,7 @@ def open_database(
         backend = SqliteFile(location, timeout_s, FileGuard(location))
     else:
         backend = PostgresSchema(location, schema, timeout_s)
-    backend.check()
-    if before is not None and isinstance(backend, SqliteFile):
-        backend.guard.refuse_log_of(before)
+    backend.check(before)
     read, write = backend.reader(), backend.writer()
     try:
         with _errors_of(backend), read.connect() as connection:
@@ -150,6 +153,10 @@ def tidy(database: Database) -> None:
     """Do what the database wants done between transactions; takes no write lock."""
     with local_errors(database):
         database.backend.tidy(database.write)
+
+
+def _close(_connection: object, entry: ConnectionPoolEntry) -> None:
+    entry.close()
 
 
 def local_errors(database: Database) -> AbstractContextManager[None]:

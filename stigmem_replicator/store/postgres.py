@@ -23,6 +23,7 @@ from sqlalchemy.pool import QueuePool
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store.fallen import Fallen, Refusal
+from stigmem_replicator.store.guard import Files
 
 if TYPE_CHECKING:
     import psycopg
@@ -68,7 +69,7 @@ class PostgresSchema:
         """The database as messages name it: without password or options."""
         return f"{_shown(self.dsn)} (schema {self.schema})"
 
-    def check(self) -> None:
+    def check(self, _before: Files | None) -> None:
         """Check that the driver is there.  Raises :class:`LocalError`."""
         try:
             import psycopg  # noqa: F401, PLC0415 - an extra of the package

@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 
 from stigmem_replicator.errors import LocalError, Reason
 from stigmem_replicator.store.fallen import Refusal
-from stigmem_replicator.store.guard import FileGuard, check_free_space, disk_full
+from stigmem_replicator.store.guard import FileGuard, Files, check_free_space, disk_full
 
 _LIBRARY: Final = (3, 35, 0)
 _HEADER: Final = b"SQLite format 3\x00"
@@ -50,10 +50,17 @@ class SqliteFile:
         """The file as messages name it."""
         return str(self.path)
 
-    def check(self) -> None:
-        """Check library and file before anything is opened.  Raises :class:`LocalError`."""
+    def check(self, before: Files | None) -> None:
+        """Check library and file before anything is opened.  Raises :class:`LocalError`.
+
+        The file that was open before is not read: a thread may still have it open, and closing
+        a descriptor of it would drop the locks that SQLite holds on it.
+        """
         _check_library()
-        _check_file(self.path)
+        if before is None or self.guard.files.database != before.database:
+            _check_file(self.path)
+        if before is not None:
+            self.guard.refuse_log_of(before)
 
     def reader(self) -> Engine:
         """Return an engine whose transactions see one snapshot."""

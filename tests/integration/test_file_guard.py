@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +94,56 @@ def test_a_file_beside_the_log_of_the_one_before_is_not_opened(
     aside.rename(node_path)
     open_database(node_path, timeout_s=1.0, before=before).close()
     opened.close()
+
+
+def test_opened_anew_it_is_still_locked_against_the_last_one_out(node_path: Path) -> None:
+    """Closing a descriptor of a file drops this process's locks on it; then others remove the log.
+
+    https://www.sqlite.org/howtocorrupt.html, 2.2: it is what a reload does while a thread reads.
+    """
+    first = open_database(node_path, timeout_s=1.0)
+    assert first.guard is not None
+    with reading(first) as connection:
+        connection.execute(text(COUNT))
+        with writing(first) as writer:
+            writer.execute(text(INSERT))
+        second = open_database(node_path, timeout_s=1.0, before=first.guard.files)
+        come_and_go(node_path)
+        write_twice(first)
+        write_twice(second)
+    first.close()
+    second.close()
+    assert SqliteDatabase(node_path).query(COUNT) == [(1,)]
+
+
+def come_and_go(path: Path) -> None:
+    """Have another process open a database, read it and close it."""
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.close()"
+    )
+    subprocess.run(
+        [sys.executable, "-c", f"{code}; c.close()", path, COUNT], check=True, timeout=60
+    )
+
+
+def test_what_reads_while_it_is_closed_leaves_nothing_open(
+    opened: Database, node_path: Path
+) -> None:
+    """Nor does what reads later: it is closed when it is done."""
+
+    def descriptors() -> list[str]:
+        found = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return [name for each in found if (name := str(each.readlink())).startswith(str(node_path))]
+
+    with reading(opened) as connection:
+        connection.execute(text(COUNT))
+        opened.close()
+        connection.execute(text(COUNT))
+        assert descriptors()
+    assert not descriptors()
+    with reading(opened) as connection:
+        connection.execute(text(COUNT))
+    assert not descriptors()
 
 
 def test_a_transaction_is_not_committed_when_the_file_was_replaced_in_it(
