@@ -38,12 +38,11 @@ def doubts(settings: Settings, peers: Sequence[PeerRow], now_ms: int) -> list[st
         except CapabilityFormatError as error:
             said.append(f"{path} has no capability token for peer {name}: {error}")
             continue
-        ends_ms, warn_from_ms = token.not_after_ms, token.warn_from_ms
-        if ends_ms is not None and warn_from_ms is not None and now_ms >= warn_from_ms:
-            verb = "has ended" if ends_ms <= now_ms else "ends soon"
+        if token.not_after_ms is not None and token.is_expiring(now_ms):
+            verb = "has ended" if token.has_ended(now_ms) else "ends soon"
             said.append(
                 f"the capability token in {path} for peer {name} {verb}: "
-                f"{render.ending(ends_ms, now_ms)}; its operator issues another one"
+                f"{render.ending(token.not_after_ms, now_ms)}; its operator issues another one"
             )
     said += [
         f"{path} is named as capability_token_file of {' and '.join(names)}: a token is good at "

@@ -88,10 +88,7 @@ class Credential:
     @property
     def is_expiring(self) -> bool:
         """Whether the token has ended or soon will."""
-        token = self._token
-        if token is None or token.warn_from_ms is None:
-            return False
-        return self._connection.around.clock.now_ms() >= token.warn_from_ms
+        return self._token is not None and self._token.is_expiring(self._now_ms())
 
     def stamp(self) -> tuple[int, int, int] | None:
         """Return what changes when the token's file does.  Blocks: call it in a thread."""
@@ -110,14 +107,14 @@ class Credential:
         """
         if self._path is None:
             return
-        self._token = None
         try:
             token = token_for(self._peer.entity_uri, self._path)
         except CapabilityFormatError as error:
+            self._token = None
             message = f"{self._path} has no capability token for peer {self._peer.node_id}: {error}"
             raise self._required(message) from error
         self._token = token
-        self._warn()
+        self._warn(token)
 
     def mint(self) -> str:
         """Return what the next request is made with."""
@@ -131,8 +128,7 @@ class Credential:
                 f"{error.message}"
             )
             return self._required(message)
-        now_ms = self._connection.around.clock.now_ms()
-        ended = ", which has ended" if 0 < self.not_after_ms <= now_ms else ""
+        ended = ", which has ended" if self._token.has_ended(self._now_ms()) else ""
         message = (
             f"peer {self._peer.node_id} does not take the capability token in {self._path}{ended}: "
             f"{error.message}"
@@ -160,14 +156,19 @@ class Credential:
         )
         return f"the peer's operator runs: {shlex.join(command)} --api-key KEY --json; {put}"
 
-    def _warn(self) -> None:
-        if self.is_expiring and self._told != self.not_after_ms:
-            self._told = self.not_after_ms
-            ended = self.not_after_ms <= self._connection.around.clock.now_ms()
-            logger(peer=self._peer.node_id).warning(
-                EXPIRING,
-                detail=f"the capability token in {self._path} "
-                f"{'has ended' if ended else 'ends soon'}",
-                not_after_ms=self.not_after_ms,
-                hint=self._hint(),
-            )
+    def _warn(self, token: CapabilityToken) -> None:
+        """Tell once of a token that its end comes."""
+        now_ms = self._now_ms()
+        if not token.is_expiring(now_ms) or self._told == token.not_after_ms:
+            return
+        self._told = token.not_after_ms
+        verb = "has ended" if token.has_ended(now_ms) else "ends soon"
+        logger(peer=self._peer.node_id).warning(
+            EXPIRING,
+            detail=f"the capability token in {self._path} {verb}",
+            not_after_ms=token.not_after_ms,
+            hint=self._hint(),
+        )
+
+    def _now_ms(self) -> int:
+        return self._connection.around.clock.now_ms()

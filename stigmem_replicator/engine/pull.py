@@ -137,9 +137,9 @@ class Pull:
                             tasks.start_soon(self._keep, beside)
                         await self._pull_facts(connection)
                         tasks.cancel_scope.cancel()
-                await beside.close()
             except* ReplicatorError as group:
                 failure = first_of(group)
+            await beside.close()
             self.tombstone_failure = beside.failure
             alone = wishes.streams is Streams.TOMBSTONES and not wishes.dry_run
             if alone and beside.failure and beside.failure.reason is Reason.SAN_MISMATCH:
@@ -299,10 +299,9 @@ class Pull:
             if not reads.has_own_tables(connection):
                 return None
             node_id = self._peer.node_id
-            beside = streams.views(connection, TOMBSTONES, [node_id]).get(node_id)
             asked = [
                 standings.standing(connection, node_id).not_before_ms,
-                None if beside is None else beside.standing.not_before_ms,
+                streams.standing(connection, node_id, TOMBSTONES).not_before_ms,
             ]
             return max((moment for moment in asked if moment is not None), default=None)
 

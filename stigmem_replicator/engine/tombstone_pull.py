@@ -124,5 +124,4 @@ class TombstonePull:
     def _stored(self) -> Standing:
         node_id = self._connection.peer.node_id
         with reading(self._around.database) as connection:
-            found = streams.views(connection, TOMBSTONES, [node_id])
-        return found[node_id].standing if node_id in found else Standing()
+            return streams.standing(connection, node_id, TOMBSTONES)

@@ -72,6 +72,7 @@ class TombstoneStream:
         # Kept while it is not done, so that a long one goes on where it was.
         self._pass: Pass | None = None
         self._brought_before = 0
+        self._gap_told = False
         self._dry_run: dict[Artifact, DryRun] = {}
         self._full_at: float | None = None
         self._awaited: tuple[object, ...] | None = None
@@ -147,7 +148,7 @@ class TombstoneStream:
                 began = reading_.pages
         if reading_.full:
             self._full_at = self._around.clock.monotonic()
-        self._pass = None
+        self._pass, self._gap_told = None, False
         return CaughtUp()
 
     async def _fetch(self, reading_: Pass, fetch: Fetch) -> FetchedRecords | None:
@@ -289,9 +290,13 @@ class TombstoneStream:
             return tombstones.stored_positions(connection, self._peer)
 
     async def _tell_gap(self, reading_: Pass) -> None:
-        """Note in the node's audit that a pass is over although the peer is known to have more."""
-        if not reading_.undrained or self._connection.read_only:
+        """Note in the node's audit that a pass is over although the peer is known to have more.
+
+        Once until one comes to its end: a stream that stays blocked is tried again and again.
+        """
+        if not reading_.undrained or self._gap_told or self._connection.read_only:
             return
+        self._gap_told = True
         # What ended the pass is what is to be told, not that it could not be noted.
         with suppress(LocalError):
             await self._around.writer.run(

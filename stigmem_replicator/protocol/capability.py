@@ -40,6 +40,14 @@ class CapabilityToken:
     not_after_ms: int | None
     warn_from_ms: int | None
 
+    def is_expiring(self, now_ms: int) -> bool:
+        """Say whether its end has come or is near."""
+        return self.warn_from_ms is not None and now_ms >= self.warn_from_ms
+
+    def has_ended(self, now_ms: int) -> bool:
+        """Say whether its end has come."""
+        return self.not_after_ms is not None and now_ms >= self.not_after_ms
+
     def __repr__(self) -> str:
         """Show everything but the token."""
         return f"CapabilityToken(not_after_ms={self.not_after_ms})"

@@ -76,6 +76,12 @@ def views(
     return {row.node_id: _view(row) for row in rows}
 
 
+def standing(connection: Connection, node_id: str, stream: str) -> Standing:
+    """Return how a stream stands, as was written last; that of a new one when nothing was."""
+    found = views(connection, stream, [node_id]).get(node_id)
+    return Standing() if found is None else found.standing
+
+
 def _view(row: Row[Any]) -> StreamView:
     return StreamView(
         standing_of(row), row.last_attempt_ms, row.caught_up_ms, row.token_not_after_ms

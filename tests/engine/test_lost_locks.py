@@ -143,6 +143,8 @@ async def test_an_idle_daemon_sees_which_peers_it_lost(
         async with daemon_of(receiver, location=location, **waits) as daemon:
             for peer in (server, second_server):
                 await daemon.until_state(peer, "idle")
+            idle = "SELECT node_id FROM replicator_streams WHERE state = 'idle'"
+            await daemon.until(lambda: len(receiver.query(idle)) == 2, "tombstones read")
             holds = daemon.around.locks.holds
             numbers = [daemon.row(peer)["number"] for peer in (server, second_server)]
             with taken_over(daemon, receiver, *numbers):
