@@ -296,7 +296,6 @@ class TombstoneStream:
         """
         if not reading_.undrained or self._gap_told or self._connection.read_only:
             return
-        self._gap_told = True
         # What ended the pass is what is to be told, not that it could not be noted.
         with suppress(LocalError):
             await self._around.writer.run(
@@ -307,6 +306,7 @@ class TombstoneStream:
                 self._around.new_id,
                 self._around.clock,
             )
+            self._gap_told = True
 
 
 def _unless_key_changed(inspected: Inspected) -> Inspected:
